@@ -1,0 +1,1 @@
+"""Jobs on a cluster: submit, watch, restart; and everything people look at."""

@@ -1,0 +1,1 @@
+"""Face datasets as WebDataset shards: writing, planning, reading, decoding."""

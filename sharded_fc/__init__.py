@@ -1,0 +1,1 @@
+"""Margin softmax over classes that live on different ranks."""

@@ -1,0 +1,1 @@
+"""One training run: config, backbones, engine, loop, checkpoints, verification."""
