@@ -1,0 +1,331 @@
+"""One run, as data: a YAML file, then command-line flags, into one frozen tree.
+
+Unknown or out-of-range fields are refused with their full path. Imports no torch, so `--help`
+answers at once; turning the tree into objects is `trainer/build.py`'s work.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
+
+import yaml
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from trainer.backbones.table import BACKBONES
+from trainer.errors import RunError
+
+T = TypeVar("T")
+
+RUN_NAME = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+"""A run's name is a folder, a label and a job id: an RFC 1123 label is safe as all three."""
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(Field,))
+def config(cls: type[T]) -> type[T]:
+    """A frozen dataclass that refuses unknown fields and out-of-range values wherever it is built."""
+    strict = dataclass(frozen=True, kw_only=True, slots=True, config=ConfigDict(extra="forbid"))
+    return strict(cls)  # pyright: ignore[reportReturnType]
+
+
+def _known_backbone(name: str) -> str:
+    if name not in BACKBONES:
+        raise ValueError(f"no backbone of this name; there are {', '.join(sorted(BACKBONES))}")
+    return name
+
+
+@config
+class AugmentConfig:
+    """What is done to a training face; every parameter is keyed by (seed, epoch, sample)."""
+
+    flip: Share = 0.5
+    """Share of the faces mirrored left to right."""
+    brightness: Share = 0.0
+    """Largest relative change of brightness."""
+    contrast: Share = 0.0
+    """Largest relative change of contrast."""
+    saturation: Share = 0.0
+    """Largest relative change of saturation."""
+    crop: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """Largest share of the sides that a random window leaves out."""
+
+
+@config
+class DataConfig:
+    """The training set and how it is read."""
+
+    path: str
+    """Folder that `facescale data pack` made; relative to the run file."""
+    image_size: Annotated[int, Field(ge=16, le=1024, multiple_of=16)] = 112
+    """Side of the square the network sees, in pixels."""
+    shuffle_window: Positive = 4
+    """Pieces of shards shuffled together; also the most shards a lane has open."""
+    threads: Positive = 1
+    """Decoding threads of a rank."""
+    bad_sample_budget: Annotated[int, Field(ge=0)] = 100
+    """Unreadable samples that are replaced before a run stops and names them."""
+    augment: AugmentConfig = AugmentConfig()
+
+
+@config
+class BackboneConfig:
+    """The network that turns a face into an embedding."""
+
+    name: Annotated[str, AfterValidator(_known_backbone)] = "mobilefacenet"
+    """A name that `facescale models` prints."""
+    embedding_dim: Annotated[int, Field(ge=2, le=4096)] | None = None
+    """Numbers in an embedding; unset takes the network's own."""
+
+
+@config
+class CosFaceConfig:
+    """Additive cosine margin (arXiv:1801.09414)."""
+
+    name: Literal["cosface"] = "cosface"
+    margin: Share = 0.4
+
+
+@config
+class ArcFaceConfig:
+    """Additive angular margin (arXiv:1801.07698)."""
+
+    name: Literal["arcface"] = "arcface"
+    margin_rad: Annotated[float, Field(ge=0, lt=3.14159)] = 0.5
+    gradient: Literal["exact", "straight_through"] = "exact"
+    """`straight_through` drops sin(theta + m) / sin(theta), as the most used public code does."""
+
+
+@config
+class HeadConfig:
+    """The class-sharded margin softmax."""
+
+    margin: Annotated[CosFaceConfig | ArcFaceConfig, Field(discriminator="name")] = CosFaceConfig()
+    scale: Rate = 64.0
+    """Factor s of the cosines."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: NonNegative = 5e-4
+    learning_rate_ratio: Rate = 1.0
+    """The head's learning rate over the backbone's."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Operands of the products; sums and rows stay fp32."""
+
+
+@config
+class OptimizerConfig:
+    """The backbone's optimizer."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: Rate = 0.1
+    """Peak of the schedule."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Of SGD; AdamW has its usual 0.9 and 0.999."""
+    weight_decay: NonNegative = 5e-4
+    clip_norm: Rate | None = 5.0
+    """Largest norm of the backbone's gradient; null clips nothing."""
+
+
+@config
+class ScheduleConfig:
+    """How the learning rate goes from its peak to its end."""
+
+    name: Literal["polynomial", "cosine", "constant"] = "polynomial"
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    power: Rate = 2.0
+    """Of the polynomial."""
+    final_ratio: Share = 0.0
+    """Last learning rate over the peak."""
+
+
+@config
+class BatchConfig:
+    """A global batch: fixed by the run file, whatever the number of ranks."""
+
+    micro_batches: Positive = 4
+    """Micro-batches M of a global batch; the most ranks a run can have."""
+    micro_batch_size: Annotated[int, Field(ge=2)] = 64
+    """Samples in one; BatchNorm's batch."""
+
+    @property
+    def size(self) -> int:
+        """Samples of a step."""
+        return self.micro_batches * self.micro_batch_size
+
+
+@config
+class EngineConfig:
+    """How DeepSpeed runs the backbone."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 is autocast, with BatchNorm in float32."""
+    recompute: bool = False
+    """Hold one micro-batch's activations at a time; costs a second forward."""
+    threads: Positive = 1
+    """Torch's CPU threads of a rank; part of what makes a resume bit-equal."""
+
+
+@config
+class VerifyConfig:
+    """A verification set, scored during and after training."""
+
+    name: Annotated[str, Field(pattern=RUN_NAME)]
+    path: str
+    """Folder that `facescale data pairs` made; relative to the run file."""
+
+
+@config
+class EveryConfig:
+    """How often, in steps; 0 is only at the end."""
+
+    log: Positive = 10
+    evaluate: Annotated[int, Field(ge=0)] = 0
+    save: Positive = 500
+
+
+@config
+class CheckpointConfig:
+    """Which checkpoints are kept."""
+
+    keep: Positive = 3
+
+
+@config
+class MetricsConfig:
+    """Where the per-node exporter listens."""
+
+    bind: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 9400
+    """A busy port means another free one; 0 means any."""
+
+
+@config
+class ClusterConfig:
+    """What the job asks of the cluster."""
+
+    workers: Positive = 1
+    """Ranks."""
+    address: str | None = None
+    """Ray's job address; unset is a local Ray that `facescale` starts."""
+    cpus_per_worker: Rate = 1.0
+    gpus_per_worker: Annotated[int, Field(ge=0, le=1)] = 0
+    attempts_without_progress: Positive = 3
+    """Failed attempts without a new high-water step that end the job."""
+
+
+@config
+class RunConfig:
+    """One training run."""
+
+    name: Annotated[str, Field(pattern=RUN_NAME)]
+    """Names the run folder; lower-case letters, digits and hyphens."""
+    data: DataConfig
+    steps: Positive
+    """Global batches to train on."""
+    runs: str = "runs"
+    """Folder of run folders; relative to the run file."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    backbone: BackboneConfig = BackboneConfig()
+    head: HeadConfig = HeadConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    batch: BatchConfig = BatchConfig()
+    engine: EngineConfig = EngineConfig()
+    verify: tuple[VerifyConfig, ...] = ()
+    every: EveryConfig = EveryConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    def __post_init__(self) -> None:
+        if self.cluster.workers > self.batch.micro_batches:
+            raise ValueError(
+                f"cluster.workers is {self.cluster.workers} but there are only"
+                f" batch.micro_batches = {self.batch.micro_batches} to share; lower the first or"
+                " raise the second"
+            )
+        if self.schedule.warmup_steps >= self.steps:
+            raise ValueError(
+                f"schedule.warmup_steps = {self.schedule.warmup_steps} leaves nothing of"
+                f" steps = {self.steps}"
+            )
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.runs) / self.name
+
+
+SCHEMA = TypeAdapter(RunConfig)
+
+
+def from_tree(tree: Any, *, source: str) -> RunConfig:
+    """Check a tree of plain values; a `RunError` says everything that is wrong, a line each."""
+    try:
+        return SCHEMA.validate_python(tree)
+    except ValidationError as error:
+        raise RunError("\n".join(_line(source, dict(e)) for e in error.errors())) from None
+
+
+def _line(source: str, error: dict[str, Any]) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    got = "" if isinstance(error["input"], dict) else f" (got {error['input']!r})"
+    return f"{source}: {where + ': ' if where else ''}{error['msg']}{got}"
+
+
+def read_tree(path: Path) -> dict[str, Any]:
+    """The YAML mapping of a run file."""
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RunError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise RunError(f"{path}: a run file is a mapping of fields, see the README for one")
+    return tree
+
+
+def absolute(run: RunConfig, base: Path) -> RunConfig:
+    """The same run with its paths made absolute against the folder of the run file."""
+    tree = SCHEMA.dump_python(run)
+    tree["runs"] = str((base / run.runs).resolve())
+    tree["data"]["path"] = str((base / run.data.path).resolve())
+    for entry in tree["verify"]:
+        entry["path"] = str((base / entry["path"]).resolve())
+    return SCHEMA.validate_python(tree)
+
+
+def load(path: Path, flags: Sequence[str] = ()) -> RunConfig:
+    """Read a run file and apply one-off flags such as `--steps 100`; paths become absolute."""
+    run = from_tree(read_tree(path), source=str(path))
+    if flags:
+        run = _apply_flags(run, flags)
+    return absolute(run, path.resolve().parent)
+
+
+def _apply_flags(run: RunConfig, flags: Sequence[str]) -> RunConfig:
+    import tyro
+
+    changed = tyro.cli(
+        RunConfig,
+        args=list(flags),
+        default=run,
+        prog="facescale train RUN.yaml",
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    return from_tree(SCHEMA.dump_python(changed), source="flags")
+
+
+def plain(run: RunConfig) -> dict[str, Any]:
+    """The whole tree as plain values, defaults included: what a checkpoint keeps."""
+    return SCHEMA.dump_python(run, mode="json")
+
+
+def dump(run: RunConfig) -> str:
+    """The whole tree as YAML: what a run folder keeps; reads back to an equal tree."""
+    return yaml.safe_dump(plain(run), sort_keys=False)
