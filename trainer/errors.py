@@ -1,0 +1,5 @@
+"""The error of a training run that its user can mend."""
+
+
+class RunError(ValueError):
+    """Says what to change in the run file, the data or the run folder; shown in one line."""
