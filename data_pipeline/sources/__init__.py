@@ -1,0 +1,20 @@
+"""Where images to pack come from: anything that lists names cheaply and reads in any order."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+
+class Source(Protocol):
+    """Images of identities, by name.
+
+    Packing lists first and then reads in random order, possibly from other processes: a source
+    must survive pickling, and `read` must depend on nothing but its arguments.
+    """
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        """(identity, image) of every image, in any order; no pair comes twice."""
+        ...
+
+    def read(self, identity: str, image: str) -> bytes:
+        """The encoded image; an `OSError` or `DataError` makes it an unreadable one."""
+        ...
