@@ -7,7 +7,7 @@ of the last map sees more of the face than its corners do, so each position gets
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from trainer.layers.conv import conv_norm
+from trainer.layers.conv import GlobalConv, conv_norm
 from trainer.layers.init import initialise
 
 # Table 1: expansion t, output channels c, repeats n, stride of the first repeat s.
@@ -56,13 +56,7 @@ class MobileFaceNet(nn.Module):
         height, width = image_size
         self.embedding = nn.Sequential(
             conv_norm(channels, LAST_CHANNELS),
-            conv_norm(
-                LAST_CHANNELS,
-                LAST_CHANNELS,
-                (height // 16, width // 16),
-                groups=LAST_CHANNELS,
-                activation=False,
-            ),
+            GlobalConv(LAST_CHANNELS, map_size=(height // 16, width // 16), groups=LAST_CHANNELS),
             conv_norm(LAST_CHANNELS, embedding_dim, activation=False),
             nn.Flatten(),
         )

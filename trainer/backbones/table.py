@@ -38,6 +38,16 @@ BACKBONES: dict[str, Backbone] = {
             paper="arXiv:1804.07573",
             note="inverted bottlenecks, a global depthwise convolution instead of pooling",
         ),
+        Backbone(
+            name="vargfacenet",
+            builder="trainer.backbones.vargfacenet:VarGFaceNet",
+            embedding_dim=512,
+            image_size=(112, 112),
+            parameters=5_198_292,
+            multiply_adds=512_593_440,
+            paper="arXiv:1910.04985",
+            note="grouped convolutions of eight channels a group, squeeze-and-excitation",
+        ),
     )
 }
 
