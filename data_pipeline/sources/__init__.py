@@ -1,6 +1,6 @@
 """Where images to pack come from: anything that lists names cheaply and reads in any order."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 
@@ -17,4 +17,8 @@ class Source(Protocol):
 
     def read(self, identity: str, image: str) -> bytes:
         """The encoded image; an `OSError` or `DataError` makes it an unreadable one."""
+        ...
+
+    def counts(self) -> Mapping[str, int]:
+        """What listing passed over, by reason, e.g. {"ignored_files": 3}; kept in `index.json`."""
         ...
