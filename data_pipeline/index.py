@@ -89,7 +89,9 @@ class Dataset:
     extras: Mapping[str, File]
     """Files beside the shards: the identities, and a verification set's pairs."""
     source: Mapping[str, int]
-    """What packing counted: images, unreadable, single-image identities and so on."""
+    """What packing counted: listed and unreadable images, identities with one image, ..."""
+    unreadable: tuple[str, ...]
+    """The first of the images that were left out, each with the reason."""
 
     @classmethod
     def open(cls, path: Path | str) -> "Dataset":
@@ -175,6 +177,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "shards": len(dataset.shards),
         "bytes": sum(shard.bytes for shard in dataset.shards),
         "source": dict(dataset.source),
+        "unreadable": list(dataset.unreadable),
     }
 
 
@@ -191,6 +194,7 @@ def index_text(dataset: Dataset) -> str:
         "num_identities": dataset.num_identities,
         "image_size": None if dataset.image_size is None else list(dataset.image_size),
         "source": dict(dataset.source),
+        "unreadable": list(dataset.unreadable),
         "extras": {name: plain(file) for name, file in dataset.extras.items()},
         "shards": [
             {
@@ -204,6 +208,11 @@ def index_text(dataset: Dataset) -> str:
         ],
     }
     return json.dumps(content, indent=1) + "\n"
+
+
+def file_of(path: Path) -> File:
+    """A file as it is now."""
+    return File(bytes=path.stat().st_size, sha256=sha256_of(path))
 
 
 def sha256_of(path: Path) -> str:
@@ -268,6 +277,7 @@ def _parse(path: Path, content: dict[str, Any]) -> Dataset:
             shards=tuple(shards),
             extras={_name(k, _FILE_NAME): _file(v) for k, v in content["extras"].items()},
             source={str(k): _count(v, least=0) for k, v in content["source"].items()},
+            unreadable=tuple(str(line) for line in content["unreadable"]),
         )
         if first != dataset.num_samples:
             raise ValueError(f"its shards hold {first} samples, not {dataset.num_samples}")

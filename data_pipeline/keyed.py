@@ -48,7 +48,7 @@ def _as_uint64(key: Key) -> np.ndarray:
     return np.asarray(int(key) & 0xFFFFFFFFFFFFFFFF, np.uint64)
 
 
-def _mix(z: np.ndarray) -> np.ndarray:
+def _mix(z: np.ndarray | np.uint64) -> np.ndarray | np.uint64:  # numpy makes 0-d a scalar
     z = (z ^ (z >> np.uint64(30))) * _FIRST
     z = (z ^ (z >> np.uint64(27))) * _SECOND
     return z ^ (z >> np.uint64(31))
