@@ -1,0 +1,92 @@
+"""Reads single faces out of packed shards, still encoded, and checks that their bytes are right.
+
+A face is found by the offset that the shard's records give and compared with its CRC-32, so bytes
+that changed on disk are noticed even where they would still decode. Tars are never extracted.
+"""
+
+import os
+import zlib
+from bisect import bisect_right
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from data_pipeline.index import Dataset
+
+Reason = Literal["read", "crc", "label", "decode"]
+"""Why a sample cannot be used: its file fails, its bytes changed, its identity does not exist, or
+it is no image."""
+
+
+class BadSampleError(Exception):
+    """One sample that cannot be used; the loader replaces it."""
+
+    def __init__(self, sample: int, reason: Reason) -> None:
+        super().__init__(f"sample {sample}: {reason}")
+        self.sample = sample
+        self.reason: Reason = reason
+
+
+class EncodedFace(NamedTuple):
+    """The bytes of an image file, and whose face it is."""
+
+    content: bytes
+    label: int
+
+
+@dataclass(frozen=True)
+class _OpenShard:
+    file: int
+    records: np.ndarray
+
+
+class ShardReader:
+    """Random access to the faces of a dataset over at most `max_open` open shards."""
+
+    def __init__(self, dataset: Dataset, *, max_open: int) -> None:
+        self._dataset = dataset
+        self._max_open = max_open
+        self._first_samples = [shard.first_sample for shard in dataset.shards]
+        self._open: OrderedDict[int, _OpenShard] = OrderedDict()  # least recently used first
+
+    def read(self, sample: int) -> EncodedFace:
+        """One face; raises `BadSampleError` where it cannot be used."""
+        index = bisect_right(self._first_samples, sample) - 1
+        try:
+            shard = self._shard(index)
+            offset, size, crc32, label = shard.records[sample - self._first_samples[index]].item()
+            content = os.pread(shard.file, size, offset)
+        except OSError as error:
+            raise BadSampleError(sample, "read") from error
+        if len(content) != size:
+            raise BadSampleError(sample, "read")
+        if zlib.crc32(content) != crc32:
+            raise BadSampleError(sample, "crc")
+        if not 0 <= label < self._dataset.num_identities:
+            raise BadSampleError(sample, "label")
+        return EncodedFace(content, label)
+
+    def where(self, sample: int) -> str:
+        """The place of a sample in words, for messages."""
+        shard = self._dataset.shards[bisect_right(self._first_samples, sample) - 1]
+        return f"sample {sample} ({shard.name}.tar, number {sample - shard.first_sample})"
+
+    def close(self) -> None:
+        """Close all files; a later `read` opens them again."""
+        while self._open:
+            os.close(self._open.popitem()[1].file)
+
+    def _shard(self, index: int) -> _OpenShard:
+        shard = self._open.get(index)
+        if shard is not None:
+            self._open.move_to_end(index)
+            return shard
+        records = self._dataset.members(index)
+        while len(self._open) >= self._max_open:
+            os.close(self._open.popitem(last=False)[1].file)
+        name = self._dataset.shards[index].name
+        file = os.open(self._dataset.path / f"{name}.tar", os.O_RDONLY | os.O_CLOEXEC)
+        shard = self._open[index] = _OpenShard(file, records)
+        return shard
