@@ -126,7 +126,10 @@ class Dataset:
         return tuple(shard.samples for shard in self.shards)
 
     def members(self, shard_index: int) -> np.ndarray:
-        """One record of type `MEMBER` for each sample of a shard, read and checked now."""
+        """One record of type `MEMBER` for each sample of a shard, read and checked now.
+
+        Labels are taken as they are: one that does not exist spoils its sample, not the shard.
+        """
         shard = self.shards[shard_index]
         path = self.path / f"{shard.name}.members"
         try:
@@ -139,21 +142,20 @@ class Dataset:
                 "copy or pack the dataset again"
             )
         records = np.frombuffer(content, MEMBER)
-        label = records["label"]
-        if label.min() < 0 or label.max() >= self.num_identities:
-            wrong = int(np.flatnonzero((label < 0) | (label >= self.num_identities))[0])
-            raise DataError(
-                f"{path}: sample {shard.first_sample + wrong} has label {label[wrong]}, but "
-                f"{INDEX} counts {self.num_identities} identities; pack the dataset again"
-            )
         if (records["offset"] + records["size"]).max() > shard.tar.bytes:
             raise DataError(f"{path} points past the end of its tar; pack the dataset again")
         return records
 
     def labels(self) -> Int64[np.ndarray, " samples"]:
-        """The label of every sample, in order of sample numbers."""
-        parts = [self.members(i)["label"] for i in range(len(self.shards))]
-        return np.concatenate(parts).astype(np.int64)
+        """The label of every sample, in order of sample numbers; all must exist."""
+        label = np.concatenate([self.members(i)["label"] for i in range(len(self.shards))])
+        wrong = np.flatnonzero((label < 0) | (label >= self.num_identities))
+        if len(wrong):
+            raise DataError(
+                f"{self.path}: sample {wrong[0]} has label {label[wrong[0]]}, but {INDEX} counts "
+                f"{self.num_identities} identities; pack the dataset again"
+            )
+        return label.astype(np.int64)
 
     def identity_names(self) -> list[str]:
         """The source's name of each label."""
