@@ -20,6 +20,7 @@ from jaxtyping import Int64
 from data_pipeline import keyed
 
 GROUPS_HELD = 2  # per lane: replacing a bad sample looks a little ahead, over a group's end
+EPOCHS_HELD = 64  # a tiny dataset passes through many in one step; 16 bytes a shard each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ class Plan:
         micro_batches: int,
         micro_batch_size: int,
         seed: int,
-        shuffle_window: int = 16,
+        shuffle_window: int = 8,
     ) -> None:
         """Fix an order; `shuffle_window` is the most pieces of shards shuffled together."""
         for name, value in (
@@ -72,8 +73,8 @@ class Plan:
         self.seed = seed
         self.shuffle_window = shuffle_window
         self._first_sample = np.concatenate(([0], np.cumsum(np.asarray(shard_sizes, np.int64))))
-        self._layout = lru_cache(maxsize=4)(self._make_layout)
-        self._groups = lru_cache(maxsize=4 * micro_batches)(self._make_groups)
+        self._layout = lru_cache(maxsize=EPOCHS_HELD)(self._make_layout)
+        self._groups = lru_cache(maxsize=EPOCHS_HELD + 2 * micro_batches)(self._make_groups)
         self._held: dict[int, list[tuple[tuple[int, int], np.ndarray]]] = {}
 
     def micro_batch(
@@ -147,7 +148,9 @@ class Plan:
         shards = keyed.permutation(len(self.shard_sizes), "shard order", self.seed, epoch)
         edges = np.concatenate(([0], np.cumsum(np.asarray(self.shard_sizes, np.int64)[shards])))
         rotation = int(keyed.hash64("epoch opening", self.seed, epoch)) % self.num_samples
-        lengths = [b - a for a, b in (self._stretch(epoch, j) for j in range(self.micro_batches))]
+        m, lane = self.micro_batches, np.arange(self.micro_batches)
+        passed, total = epoch * self.num_samples, (epoch + 1) * self.num_samples
+        lengths = (total + lane) // m - (passed + lane) // m  # as _stretch says, for all lanes
         return shards, edges, rotation, np.concatenate(([0], np.cumsum(lengths)))
 
     def _make_groups(
