@@ -1,9 +1,10 @@
 """Where images to pack come from: anything that lists names cheaply and reads in any order."""
 
 from collections.abc import Iterator, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable  # by the shape checks of the tests
 class Source(Protocol):
     """Images of identities, by name.
 
