@@ -1,0 +1,1 @@
+"""How good the embeddings are: verification of pairs of faces that training never saw."""
