@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -211,27 +211,29 @@ def truncate_history(folder: Path, step: int) -> None:
     for name in (HISTORY, EVALUATIONS):
         path = folder / name
         if path.exists():
-            kept = [record for record in read_lines(path) if record["step"] <= step]
-            write_atomically(path, "".join(dump(record) + "\n" for record in kept))
+            kept = (
+                dump(record)
+                for record in read_lines(path)
+                if type(record.get("step")) is int and record["step"] <= step
+            )
+            write_atomically(path, "".join(line + "\n" for line in kept))
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a history file, oldest first; none where there is no file.
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a file with one JSON object a line; none where there is no file.
 
     A line that is no record (cut off when its writer died) is left out.
     """
     if not path.exists():
-        return []
-    records = []
+        return
     with path.open(encoding="utf-8", errors="replace") as file:
         for line in file:
             try:
                 record = json.loads(line)
             except ValueError:
                 continue
-            if isinstance(record, dict) and type(record.get("step")) is int:
-                records.append(record)
-    return records
+            if isinstance(record, dict):
+                yield record
 
 
 def _append(path: Path, lines: Sequence[str]) -> None:

@@ -17,8 +17,6 @@ PHASES = ("data_wait", "forward", "head", "backward", "optimizer", "other")
 PARTS = ("backbone", "head")
 """The two halves of the model; either can refuse a step whose numbers are not finite."""
 
-RUN_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-
 LABEL_VALUES: dict[str, re.Pattern[str]] = {
     "set": re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}"),
     "far": re.compile(r"1e-[1-9]"),

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainer.config import RUN_NAME
 from trainer.series import (
     BY_NAME,
     FROM_EXPORTER,
     LABEL_VALUES,
     MAX_LABEL_VALUES,
-    RUN_NAME,
     Series,
 )
 
@@ -93,11 +93,13 @@ def read_snapshot(path: Path) -> Snapshot | None:
 
 
 def _checked(raw: dict[str, Any]) -> Snapshot:
-    if raw["format"] != FORMAT or not RUN_NAME.fullmatch(raw["run"]):
+    if raw["format"] != FORMAT or not re.fullmatch(RUN_NAME, raw["run"]):
         raise ValueError("not a snapshot of this format")
     world_size = _integer(raw["world_size"], 1, MAX_RANK + 1)
     rank = _integer(raw["rank"], 0, world_size - 1)
     values: dict[str, Any] = {}
+    if not isinstance(raw["values"], dict):
+        raise ValueError("series have names")
     for name, value in raw["values"].items():
         series = BY_NAME.get(name)
         if series is None or name in FROM_EXPORTER or not (series.per_rank or rank == 0):
