@@ -1,4 +1,4 @@
-"""One run, as data: a YAML file, then command-line flags, into one frozen tree.
+"""One run, as data: a YAML file and one-off changes to it, as one frozen tree.
 
 Unknown or out-of-range fields are refused with their full path. Imports no torch, so `--help`
 answers at once; turning the tree into objects is `trainer/build.py`'s work.
@@ -13,7 +13,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from pydantic.dataclasses import dataclass
 
 from trainer.backbones.table import BACKBONES
-from trainer.errors import RunError
+from trainer.errors import RunFileError
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(Field,))
 def config(cls: type[T]) -> type[T]:
-    """A frozen dataclass that refuses unknown fields and out-of-range values wherever it is built."""
+    """A frozen dataclass that refuses unknown fields and values out of range wherever built."""
     strict = dataclass(frozen=True, kw_only=True, slots=True, config=ConfigDict(extra="forbid"))
     return strict(cls)  # pyright: ignore[reportReturnType]
 
@@ -264,11 +264,11 @@ SCHEMA = TypeAdapter(RunConfig)
 
 
 def from_tree(tree: Any, *, source: str) -> RunConfig:
-    """Check a tree of plain values; a `RunError` says everything that is wrong, a line each."""
+    """Check a tree of plain values; a `RunFileError` says everything that is wrong, a line each."""
     try:
         return SCHEMA.validate_python(tree)
     except ValidationError as error:
-        raise RunError("\n".join(_line(source, dict(e)) for e in error.errors())) from None
+        raise RunFileError("\n".join(_line(source, dict(e)) for e in error.errors())) from None
 
 
 def _line(source: str, error: dict[str, Any]) -> str:
@@ -282,11 +282,11 @@ def read_tree(path: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise RunError(f"{path}: cannot be read: {error.strerror}") from None
+        raise RunFileError(f"{path}: cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RunError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
+        raise RunFileError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
-        raise RunError(f"{path}: a run file is a mapping of fields, see the README for one")
+        raise RunFileError(f"{path}: a run file is a mapping of fields, see the README for one")
     return tree
 
 
@@ -300,25 +300,33 @@ def absolute(run: RunConfig, base: Path) -> RunConfig:
     return SCHEMA.validate_python(tree)
 
 
-def load(path: Path, flags: Sequence[str] = ()) -> RunConfig:
-    """Read a run file and apply one-off flags such as `--steps 100`; paths become absolute."""
-    run = from_tree(read_tree(path), source=str(path))
-    if flags:
-        run = _apply_flags(run, flags)
-    return absolute(run, path.resolve().parent)
+def load(path: Path, changes: Sequence[str] = ()) -> RunConfig:
+    """Read a run file with one-off changes such as `head.scale=32`; paths become absolute.
+
+    Raises:
+        RunFileError: what is wrong, a line for each field, with its full path.
+    """
+    tree = read_tree(path)
+    for change in changes:
+        _apply(tree, change)
+    return absolute(from_tree(tree, source=str(path)), path.resolve().parent)
 
 
-def _apply_flags(run: RunConfig, flags: Sequence[str]) -> RunConfig:
-    import tyro
-
-    changed = tyro.cli(
-        RunConfig,
-        args=list(flags),
-        default=run,
-        prog="facescale train RUN.yaml",
-        config=(tyro.conf.AvoidSubcommands,),
-    )
-    return from_tree(SCHEMA.dump_python(changed), source="flags")
+def _apply(tree: dict[str, Any], change: str) -> None:
+    """Set one leaf of the tree, from `dotted.path=value` with the value in YAML."""
+    dotted, equals, text = change.partition("=")
+    *parents, leaf = dotted.split(".")
+    if not equals or not all(parents) or not leaf:
+        raise RunFileError(f"{change!r} is not a change; write one as head.scale=32")
+    for parent in parents:
+        below = tree.setdefault(parent, {})
+        if not isinstance(below, dict):
+            raise RunFileError(f"{change!r}: {parent} is a value, there is nothing below it")
+        tree = below
+    try:
+        tree[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise RunFileError(f"{change!r}: the value is not YAML") from None
 
 
 def plain(run: RunConfig) -> dict[str, Any]:

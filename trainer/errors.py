@@ -1,5 +1,9 @@
-"""The error of a training run that its user can mend."""
+"""The errors of a training run that its user can mend."""
 
 
 class RunError(ValueError):
     """Says what to change in the run file, the data or the run folder; shown in one line."""
+
+
+class RunFileError(RunError):
+    """The run file, or a change to it on the command line, is wrong."""

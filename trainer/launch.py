@@ -66,17 +66,17 @@ def _collect(receivers: list[Connection]) -> Outcome:
             try:
                 kind, text = receiver.recv()
             except EOFError:
-                raise RunError(f"rank {rank} was killed; the run continues from its last"
-                               " checkpoint when it is started again") from None
+                raise RunError(
+                    f"rank {rank} was killed; the run continues from its last"
+                    " checkpoint when it is started again"
+                ) from None
             if kind == "error":
                 raise RunError(f"rank {rank}: {text}")
             outcomes.append(kind)
     return "stopped" if "stopped" in outcomes else "finished"
 
 
-def _rank(
-    rank: int, config: RunConfig, folder: Path, meeting: str, sender: Connection
-) -> None:
+def _rank(rank: int, config: RunConfig, folder: Path, meeting: str, sender: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent asks for a checkpoint instead
     os.environ["LOCAL_RANK"] = str(rank)
     from trainer.loop import run_worker

@@ -1,0 +1,52 @@
+"""`facescale`: the one command line, a verb for each thing people do.
+
+Verbs import what they need when they run, so that `--help` answers at once. Every error that a
+user can mend is one line on stderr and an exit code: 0 ok, 1 failed, 2 usage, 3 cluster unreachable
+or unauthorised, 4 timed out, 5 stopped and resumable.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from tyro.extras import SubcommandApp
+
+from cluster import data_commands, job_commands, run_commands
+
+
+def build() -> SubcommandApp:
+    """The verbs."""
+    data = SubcommandApp()
+    for verb in (data_commands.pack, data_commands.info, data_commands.synth, data_commands.pairs):
+        data.command(verb)
+    cluster = SubcommandApp()
+    cluster.command(job_commands.cluster_up, name="up")
+    cluster.command(job_commands.cluster_status, name="status")
+    cluster.command(job_commands.cluster_down, name="down")
+    app = SubcommandApp()
+    app.command(data, name="data", help="Make and describe datasets.")
+    app.command(run_commands.train)
+    app.command(job_commands.submit)
+    app.command(job_commands.status)
+    app.command(job_commands.logs)
+    app.command(job_commands.stop)
+    app.command(job_commands.list_jobs, name="list")
+    app.command(job_commands.wait)
+    app.command(run_commands.verify)
+    app.command(run_commands.baselines)
+    app.command(run_commands.report)
+    app.command(run_commands.models)
+    app.command(cluster, name="cluster", help="The local Ray that jobs without an address use.")
+    return app
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one verb and exit with its code."""
+    try:
+        code = build().cli(prog="facescale", args=argv)
+    except KeyboardInterrupt:
+        code = 130  # as shells report an interrupt
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `facescale list | head`
+        code = 0
+    sys.exit(code)

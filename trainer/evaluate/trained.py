@@ -1,0 +1,49 @@
+"""A trained run, scored on any verification set from its newest checkpoint.
+
+Runs in one process without an engine or a process group.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from data_pipeline.pairs import PairSet
+from trainer import backbones, checkpoint, config
+from trainer.errors import RunError
+from trainer.evaluate.embed import verify
+from trainer.topology import choose_device
+
+
+def verify_run(folder: Path, pairs: Path, *, threads: int) -> dict[str, Any]:
+    """The fields of an `evaluations.jsonl` line for this run on this set.
+
+    Raises:
+        RunError: the folder is no run, or has no undamaged checkpoint.
+        DataError: the set is missing or damaged.
+    """
+    torch.set_num_threads(threads)
+    run = config.load(folder / "run.yaml")
+    path, refused = checkpoint.newest(folder / "checkpoints")
+    if path is None:
+        raise RunError(f"{folder} has no checkpoint to verify{'; '.join(['', *refused])}")
+    device = choose_device(0)
+    network = backbones.build(
+        run.backbone.name,
+        embedding_dim=run.backbone.embedding_dim,
+        image_size=run.data.image_size,
+    )
+    network.load_state_dict(load_file(path / "backbone.safetensors"))
+    network.to(device).eval()
+    result = verify(
+        network,
+        PairSet.open(pairs),
+        rank=0,
+        world_size=1,
+        group=None,
+        device=str(device),
+        image_size=run.data.image_size,
+        threads=threads,
+    )
+    return result.record(step=checkpoint.read_manifest(path).step, name=pairs.name)

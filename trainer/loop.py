@@ -1,0 +1,280 @@
+"""The training loop of one rank, from the newest checkpoint to the last step.
+
+Reads as the data flows: batches → backbone → head → both optimizers; every so many steps numbers
+are published, faces verified, state saved. It knows nothing of clusters; whoever launches ranks
+calls `run_worker` on each.
+"""
+
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, Self
+
+import torch
+from tqdm import tqdm
+
+from data_pipeline.loader import LoadedStep
+from trainer import build, checkpoint, run_folder
+from trainer.bad_samples import BadSamples
+from trainer.config import RunConfig, plain
+from trainer.evaluate.embed import verify
+from trainer.history import History
+from trainer.metrics import Metrics, truncate_history
+from trainer.step import train_step
+from trainer.topology import Topology
+
+log = logging.getLogger("facescale")
+
+
+def run_worker(
+    config: RunConfig, *, topology: Topology, folder: Path, attempt: int
+) -> Literal["finished", "stopped"]:
+    """Train this rank's share until the last step or until somebody asks to stop.
+
+    Continues from the newest undamaged checkpoint of the run folder. A file `stop` in the run
+    folder, or SIGTERM to any rank, makes all ranks save and return "stopped" at the same step.
+    Every rank calls it; collectives run inside.
+
+    Raises:
+        RunError, DataError: what the user has to change, in one line.
+    """
+    torch.set_num_threads(config.engine.threads)
+    with _log_to(folder / "logs" / f"rank-{topology.rank:05d}.log"):
+        try:
+            return _Run(config, topology=topology, folder=folder, attempt=attempt).train()
+        except Exception:
+            log.exception("rank %d failed", topology.rank)
+            raise
+
+
+class _Run:
+    """One rank's run: what is built once, and the step it has reached."""
+
+    def __init__(
+        self, config: RunConfig, *, topology: Topology, folder: Path, attempt: int
+    ) -> None:
+        self.config, self.topology, self.folder = config, topology, folder
+        self.parts = build.build(config, topology)
+        self.learning_rate = build.learning_rates(config)
+        self.bad_samples = BadSamples(topology=topology, budget=config.data.bad_sample_budget)
+        self.step = self._resume()
+        self.saved_step = self.step
+        self.history = History(
+            topology=topology,
+            micro_batches=config.batch.micro_batches,
+            batch_size=config.batch.size,
+            samples_an_epoch=self.parts.dataset.num_samples,
+            attempt=attempt,
+        )
+        self.metrics = Metrics(
+            folder,
+            run=config.name,
+            rank=topology.rank,
+            world_size=topology.world_size,
+            attempt=attempt,
+            planned_steps=config.steps,
+        )
+
+    def train(self) -> Literal["finished", "stopped"]:
+        every, stopping = self.config.every, False
+        loader = build.loader(
+            self.config,
+            self.parts,
+            self.topology,
+            start_step=self.step,
+            quarantine=self.bad_samples.known,
+        )
+        with _StopRequest(self.folder) as stop, self._progress() as bar:
+            batches = iter(loader)
+            try:
+                while self.step < self.config.steps and not stopping:
+                    self._one_step(batches)
+                    bar.update()
+                    last = self.step == self.config.steps
+                    save = last or self.step % every.save == 0
+                    if save or self.step % every.log == 0:
+                        stopping = self._publish(stop=stop.requested, bar=bar)
+                    if last or (every.evaluate and self.step % every.evaluate == 0):
+                        self._evaluate(bar)
+                    if save or stopping:
+                        self._save()
+            finally:
+                loader.close()
+        return "stopped" if stopping and self.step < self.config.steps else "finished"
+
+    def _one_step(self, batches: Iterator[LoadedStep]) -> None:
+        began = time.perf_counter()
+        loaded = next(batches)
+        data_wait_s = time.perf_counter() - began
+        rate = self.learning_rate(self.step)
+        self.parts.head.learning_rate = rate * self.config.head.learning_rate_ratio
+        outcome = train_step(
+            self.parts.engine,
+            self.parts.head,
+            loaded.batches,
+            micro_batches=self.parts.micro_batches,
+            total_micro_batches=self.config.batch.micro_batches,
+            learning_rate=rate,
+        )
+        self.step += 1
+        self.bad_samples.add(loaded.quarantined)
+        self.history.add(
+            outcome,
+            step=self.step,
+            learning_rate=rate,
+            digests=loaded.digests,
+            data_wait_s=data_wait_s,
+            total_s=time.perf_counter() - began,
+        )
+
+    def _publish(self, *, stop: bool, bar: "tqdm[None]") -> bool:
+        """Write the interval's numbers; whether some rank was asked to stop."""
+        interval = self.history.flush(stop=stop, bad_samples=self.bad_samples.num_new)
+        if self.bad_samples.num_new:
+            self.metrics.bad_samples(self.bad_samples.new_by_reason())
+        if interval.new_bad_samples:
+            self.bad_samples.share()
+        self.metrics.step(interval.records)
+        self._tell(summary(interval.records, steps=self.config.steps), bar)
+        return interval.stop
+
+    def _evaluate(self, bar: "tqdm[None]") -> None:
+        for name, pairs in self.parts.verification.items():
+            result = verify(
+                self.parts.engine.evaluate,
+                pairs,
+                rank=self.topology.rank,
+                world_size=self.topology.world_size,
+                group=self.topology.group,
+                device=str(self.topology.device),
+                image_size=self.config.data.image_size,
+                threads=self.config.data.threads,
+            )
+            self.metrics.evaluation(result.record(step=self.step, name=name))
+            self._tell(
+                f"{name}: accuracy {result.accuracy:.2%} ± {result.accuracy_std:.2%}"
+                f" over {result.num_pairs} pairs",
+                bar,
+            )
+
+    def _save(self) -> None:
+        if self.step == self.saved_step:
+            return
+        began = time.perf_counter()
+        path = checkpoint.save(
+            self.folder / "checkpoints",
+            step=self.step,
+            samples_seen=self.step * self.config.batch.size,
+            config=plain(self.config),
+            data={"bad_samples": self.bad_samples.for_checkpoint()},
+            engine=self.parts.engine,
+            head=self.parts.head,
+            topology=self.topology,
+            keep=self.config.checkpoint.keep,
+        )
+        self.saved_step = self.step
+        self.metrics.checkpoint(
+            seconds=time.perf_counter() - began,
+            size_bytes=sum(file.stat().st_size for file in path.iterdir()),
+        )
+
+    def _resume(self) -> int:
+        """Load the newest good checkpoint; the step it was taken at, 0 without one."""
+        path, refused = checkpoint.newest(self.folder / "checkpoints")
+        for reason in refused:
+            log.warning("a checkpoint is damaged and not used: %s", reason)
+        if path is None:
+            step = 0
+        else:
+            manifest = checkpoint.load(
+                path, engine=self.parts.engine, head=self.parts.head, topology=self.topology
+            )
+            self.bad_samples.restore(manifest.data["bad_samples"])
+            step = manifest.step
+            for line in manifest.differences(world_size=self.topology.world_size):
+                log.warning("the resume will not be equal to the bit: %s", line)
+            log.info("continuing from %s", path.name)
+        if self.topology.rank == 0:
+            truncate_history(self.folder, step)
+        return step
+
+    def _progress(self) -> "tqdm[None]":
+        return tqdm(
+            total=self.config.steps,
+            initial=self.step,
+            desc=self.config.name,
+            unit="step",
+            dynamic_ncols=True,
+            disable=self.topology.rank != 0 or not sys.stderr.isatty(),
+        )
+
+    def _tell(self, line: str, bar: "tqdm[None]") -> None:
+        if self.topology.rank == 0:
+            bar.write(line, file=sys.stdout)
+            sys.stdout.flush()
+            log.info(line)
+
+
+def summary(records: list[dict[str, Any]], *, steps: int) -> str:
+    """The interval in one line, for the terminal and the log."""
+    last = records[-1]
+    seconds = sum(record["seconds"]["total"] for record in records)
+    images = sum(record["images_per_second"] * record["seconds"]["total"] for record in records)
+    waited = sum(record["seconds"]["data_wait"] for record in records)
+    left = int((steps - last["step"]) * seconds / len(records))
+    return (
+        f"step {last['step']}/{steps}  epoch {last['epoch']:.2f}"
+        f"  loss {last['loss']:.3f}  cosine {last['target_cosine']:.3f}"
+        f"  lr {last['learning_rate']:.2g}  {images / seconds:.0f} images/s"
+        f"  data wait {waited / seconds:.0%}  {left // 60}:{left % 60:02d} left"
+    )
+
+
+class _StopRequest:
+    """Whether this rank was asked to stop, by the run folder's stop file or by SIGTERM."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / run_folder.STOP_FILE
+        self._signalled = False
+
+    @property
+    def requested(self) -> bool:
+        return self._signalled or self._file.exists()
+
+    def __enter__(self) -> Self:
+        # Ray runs the training function in a thread, where Python cannot take signals.
+        self._before = (
+            signal.signal(signal.SIGTERM, self._on_signal)
+            if threading.current_thread() is threading.main_thread()
+            else None
+        )
+        return self
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._signalled = True
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+
+@contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    """Send this package's log to the rank's file while the block runs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    level, log.level = log.level, logging.INFO
+    try:
+        yield
+    finally:
+        log.level = level
+        log.removeHandler(handler)
+        handler.close()
