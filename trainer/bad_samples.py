@@ -15,7 +15,6 @@ from data_pipeline.shards import Reason
 from trainer.errors import RunError
 from trainer.topology import Topology
 
-
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
 

@@ -83,7 +83,7 @@ def test_all_errors_are_told_at_once_a_line_each(tmp_path: Path):
 def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str):
     path = tmp_path / "run.yaml"
     path.write_text(text)
-    with pytest.raises(RunFileError, match="run.yaml"):
+    with pytest.raises(RunFileError, match=r"run\.yaml"):
         config.load(path)
 
 
