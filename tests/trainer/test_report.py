@@ -211,7 +211,7 @@ def test_numbers_read_well():
     ]
     assert [size(n) for n in (0.0, 1023.0, 1536.0, 3 * 2.0**30)] == [
         "0 B",
-        "1023 B",
+        "1,023 B",
         "1.5 KiB",
         "3 GiB",
     ]
