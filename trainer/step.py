@@ -1,0 +1,146 @@
+"""One training step: all forwards of a rank, one head pass, one backward, both optimizers.
+
+The head sees the global batch at once, however many micro-batches and ranks it came in; the
+backbone's gradient is that of the global mean loss. Nothing here waits for the device but the one
+decision whether the backbone may move.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from data_pipeline.batch import FaceBatch
+from sharded_fc import ShardedHead
+from trainer.engine import Engine
+from trainer.layers.batch_norm import apply_statistics, recording
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepOutcome:
+    """What a step did, still on the device; equal on every rank but for `seconds`."""
+
+    FIELDS: ClassVar[tuple[str, ...]] = (
+        "loss",
+        "target_cosine",
+        "hardest_negative_cosine",
+        "gradient_norm",
+        "committed",
+        "skipped",
+    )
+
+    loss: Float[Tensor, ""]
+    target_cosine: Float[Tensor, ""]
+    hardest_negative_cosine: Float[Tensor, ""]
+    gradient_norm: Float[Tensor, ""]
+    """Of the backbone before clipping; zero where it is not finite."""
+    committed: Bool[Tensor, ""]
+    """The head's rows moved."""
+    skipped: bool
+    """The backbone did not move: the head had not, or a gradient was not finite."""
+    timer: "PhaseTimer"
+
+    def values(self) -> Float[Tensor, " fields"]:
+        """`FIELDS` in one tensor, so that reading a step waits for the device once."""
+        skipped = self.loss.new_tensor(float(self.skipped))
+        fields = [getattr(self, name) for name in self.FIELDS if name != "skipped"]
+        return torch.stack([*(value.detach().float() for value in fields), skipped])
+
+    def seconds(self) -> dict[str, float]:
+        """What forward, head, backward and optimizer took; waits for the device."""
+        return self.timer.seconds()
+
+
+def train_step(
+    engine: Engine,
+    head: ShardedHead,
+    batches: Sequence[FaceBatch],
+    *,
+    micro_batches: range,
+    total_micro_batches: int,
+    learning_rate: float,
+) -> StepOutcome:
+    """Train on one global batch, of which this rank has `batches`, micro-batches `micro_batches`.
+
+    `learning_rate` is the backbone's; the head has its own. The ranks' shares may be uneven. If the
+    head or the backbone meets a number that is not finite on any rank, that part moves on no rank,
+    and the running statistics stay.
+    Collectives: the head's, the engine's, one all_reduce of batch statistics.
+    """
+    assert len(batches) == len(micro_batches) > 0
+    timer = PhaseTimer(engine.topology.device)
+    with recording(engine.module) as records:
+        embeddings = [engine.forward(batch.image) for batch in batches]
+    most = -(-total_micro_batches // engine.topology.world_size)
+    if engine.equal_forwards and len(batches) < most:
+        embeddings.append(engine.forward(batches[0].image))  # outside `recording`: leaves no trace
+    timer.end("forward")
+
+    used = embeddings[: len(batches)]
+    leaf = torch.cat([embedding.detach() for embedding in used]).requires_grad_()
+    output = head(leaf, torch.cat([batch.label for batch in batches]))
+    output.loss.backward()
+    assert leaf.grad is not None
+    timer.end("head")
+
+    gradients = leaf.grad.split([len(embedding) for embedding in used])
+    parts = [(e * g).sum() for e, g in zip(used, gradients, strict=True)]
+    parts += [(extra * 0).sum() for extra in embeddings[len(batches) :]]
+    engine.backward(torch.stack(parts).sum())
+    timer.end("backward")
+
+    committed = output.statistics.committed
+    moved = engine.step(learning_rate, allowed=committed)
+    if moved.applied:
+        apply_statistics(
+            records,
+            micro_batches=micro_batches,
+            total=total_micro_batches,
+            group=engine.topology.group,
+        )
+    timer.end("optimizer")
+    return StepOutcome(
+        loss=output.loss.detach(),
+        target_cosine=output.statistics.target_cosine,
+        hardest_negative_cosine=output.statistics.hardest_negative_cosine,
+        gradient_norm=moved.gradient_norm,
+        committed=committed,
+        skipped=not moved.applied,
+        timer=timer,
+    )
+
+
+class PhaseTimer:
+    """Times consecutive phases where they run: the host's clock on a CPU, events on a GPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._names: list[str] = []
+        self._marks: list[Any] = [self._mark()]
+
+    def end(self, name: str) -> None:
+        """The phase that began where the one before it ended is over."""
+        self._names.append(name)
+        self._marks.append(self._mark())
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds by phase; on a GPU waits for the last of them."""
+        phases = list(pairwise(self._marks))
+        if self._on_gpu:
+            self._marks[-1].synchronize()
+            lengths = [begin.elapsed_time(end) / 1000 for begin, end in phases]
+        else:
+            lengths = [end - begin for begin, end in phases]
+        return dict(zip(self._names, lengths, strict=True))
+
+    def _mark(self) -> float | torch.cuda.Event:
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
