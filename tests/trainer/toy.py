@@ -3,11 +3,15 @@
 import torch
 from torch import Tensor, nn
 
+from data_pipeline.batch import FaceBatch
+from sharded_fc import ShardedHead
+from sharded_fc.margins import CosFace
 from trainer.layers.batch_norm import BatchNorm1d, BatchNorm2d
 from trainer.topology import Topology
 
 SIZE = 6
 EMBEDDING_DIM = 5
+NUM_CLASSES = 7
 
 
 class Plain(nn.Sequential):
@@ -58,3 +62,43 @@ def topology() -> Topology:
         device=torch.device("cpu"),
         group=found.group,
     )
+
+
+def batches(step: int, micro_batches: range, *, size: int = 4) -> list[FaceBatch]:
+    """Micro-batches of a step, the same whoever asks for them."""
+    made = []
+    for j in micro_batches:
+        generator = torch.Generator().manual_seed(1000 * step + j)
+        label = torch.randint(NUM_CLASSES, (size,), generator=generator)
+        image = torch.randn(size, 3, SIZE, SIZE, generator=generator)
+        made.append(FaceBatch(image, label, torch.arange(size)))
+    return made
+
+
+def centres() -> Tensor:
+    """Centres of length about 2, so that gradients of rows are of size 1."""
+    return torch.randn(NUM_CLASSES, EMBEDDING_DIM, generator=torch.Generator().manual_seed(5))
+
+
+def head() -> ShardedHead:
+    """A head over the pool's ranks, with classes that do not divide evenly."""
+    made = ShardedHead(
+        NUM_CLASSES,
+        EMBEDDING_DIM,
+        margin=CosFace(0.2),
+        scale=8.0,
+        learning_rate=0.1,
+        weight_decay=1e-2,
+    )
+    first = {"centre": centres(), "momentum": torch.zeros(NUM_CLASSES, EMBEDDING_DIM)}
+    made.load([(0, first)], made.state())
+    return made
+
+
+def rows(head: ShardedHead) -> dict[int, dict[str, Tensor]]:
+    """This rank's centres and momentum, one class an entry."""
+    return {
+        start + i: {name: value[i] for name, value in block.items()}
+        for start, block in head.rows()
+        for i in range(len(block["centre"]))
+    }
