@@ -6,7 +6,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-Pair = tuple[Float[Tensor, "batch dim"], Int[Tensor, " batch"]]
+from sharded_fc.collectives import Layout, Ranks
+
+Pair = tuple[Float[Tensor, "_ _"], Int[Tensor, " _"]]  # sizes differ from pair to pair
 
 
 def as_pairs(embedding: Tensor | Sequence[Pair], label: Tensor | None) -> list[Pair]:
@@ -18,6 +20,50 @@ def as_pairs(embedding: Tensor | Sequence[Pair], label: Tensor | None) -> list[P
     if label is not None or not embedding:
         raise ValueError("pass head(embedding, label), or head([(embedding, label), ...])")
     return list(embedding)
+
+
+_LABEL, _SHAPE = 1, 2
+
+
+def agree(
+    ranks: Ranks,
+    embeddings: list[Tensor],
+    labels: list[Tensor],
+    *,
+    num_classes: int,
+    embedding_dim: int,
+    device: torch.device,
+) -> Layout:
+    """Tell every rank how many samples each one brings; refuse on all what is wrong on one.
+
+    Collectives: one all_gather of four integers a rank.
+    """
+    complaint = [0, 0, 0]
+    for embedding, label in zip(embeddings, labels, strict=True):
+        if embedding.shape != (len(label), embedding_dim) or label.ndim != 1:
+            complaint = [_SHAPE, len(embedding), len(label)]
+            break
+        if len(label):
+            low, high = torch.stack(torch.aminmax(label)).tolist()
+            if low < 0 or high >= num_classes:
+                complaint = [_LABEL, low if low < 0 else high, 0]
+                break
+    count = sum(len(embedding) for embedding in embeddings)
+    answers = ranks.exchange_integers([count, *complaint], device=device)
+    for rank, (_, kind, value, other) in enumerate(answers):
+        if kind == _LABEL:
+            raise ValueError(
+                f"rank {rank} passed label {value}; labels must be in [0, {num_classes})"
+            )
+        if kind == _SHAPE:
+            raise ValueError(
+                f"rank {rank} passed {value} embeddings with {other} labels, or embeddings that "
+                f"are not {embedding_dim} wide"
+            )
+    layout = Layout(tuple(answer[0] for answer in answers))
+    if layout.total == 0:
+        raise ValueError("no rank passed a sample; a step needs at least one")
+    return layout
 
 
 def check_arguments(

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sharded_fc.arguments import Pair, as_pairs, check_arguments, check_dtypes
+from sharded_fc.arguments import Pair, agree, as_pairs, check_arguments, check_dtypes
 from sharded_fc.collectives import Layout, Ranks, gather_batch, scatter_gradient
 from sharded_fc.margins import Margin
 from sharded_fc.optimizer import SGD
@@ -185,7 +185,14 @@ class ShardedHead:
         self._step.fill_(int(state["step"]))
 
     def _forward(self, embeddings: list[Tensor], labels: list[Tensor]) -> "_Pass":
-        layout = self._agree(embeddings, labels)
+        layout = agree(
+            self._ranks,
+            embeddings,
+            labels,
+            num_classes=self.num_classes,
+            embedding_dim=self.embedding_dim,
+            device=self.device,
+        )
         own = torch.cat([e.to(self.device, self._dtype) for e in embeddings])
         own_label = torch.cat([label.to(self.device, torch.int64) for label in labels])
         # In float64, so that no length over- or underflows.
@@ -229,36 +236,6 @@ class ShardedHead:
             statistics=statistics,
         )
 
-    def _agree(self, embeddings: list[Tensor], labels: list[Tensor]) -> Layout:
-        """Exchange counts; raise on every rank where one rank's input is unusable."""
-        complaint = [0, 0, 0]
-        for embedding, label in zip(embeddings, labels, strict=True):
-            fits = embedding.ndim == 2 and embedding.shape[1] == self.embedding_dim
-            if not fits or label.shape != embedding.shape[:1]:
-                complaint = [2, len(embedding), len(label)]
-                break
-            if len(label):
-                low, high = (int(bound) for bound in torch.aminmax(label))
-                if low < 0 or high >= self.num_classes:
-                    complaint = [1, low if low < 0 else high, 0]
-                    break
-        count = sum(len(embedding) for embedding in embeddings)
-        answers = self._ranks.exchange_integers([count, *complaint], device=self.device)
-        for rank, (_, kind, value, other) in enumerate(answers):
-            if kind == 1:
-                raise ValueError(
-                    f"rank {rank} passed label {value}; labels must be in [0, {self.num_classes})"
-                )
-            if kind == 2:
-                raise ValueError(
-                    f"rank {rank} passed {value} embeddings and {other} labels, or embeddings that "
-                    f"are not [batch, {self.embedding_dim}]"
-                )
-        layout = Layout(tuple(answer[0] for answer in answers))
-        if layout.total == 0:
-            raise ValueError("no rank passed a sample; a step needs at least one")
-        return layout
-
     def _backward(self, forward: "_Pass", upstream: Tensor) -> list[Tensor]:
         """Commit the rows of one pass; return the gradient of each of its embedding tensors."""
         if forward.generation != self._generation:
@@ -281,7 +258,9 @@ class ShardedHead:
         own = scatter_gradient(self._ranks, forward.layout, gradient)
         # Through the normalisation: the part along the embedding drops out, the rest is divided.
         own.sub_(forward.unit * (own * forward.unit).sum(1, keepdim=True))
-        own.mul_((forward.inverse * (upstream.double() * self._gradient_factor)).to(own.dtype))
+        # A skipped step must reach the backbone's own guard: its gradient is not a number.
+        passed = torch.where(forward.softmax.finite, upstream.double(), torch.nan)
+        own.mul_((forward.inverse * (passed * self._gradient_factor)).to(own.dtype))
         pieces = own.split(forward.pieces)
         return [piece.to(dtype) for piece, dtype in zip(pieces, forward.dtypes, strict=True)]
 
@@ -320,7 +299,9 @@ class _Commit(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]: ctx is positional there
+        ctx: Any, *upstream: Tensor
+    ) -> tuple[Tensor | None, ...]:
         return (None, None, *ctx.forward_pass.backward(upstream[0]))
 
 

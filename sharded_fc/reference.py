@@ -20,7 +20,7 @@ def margin_cosine(cosine: Float[Tensor, " batch"], margin: Margin) -> Float[Tens
         return cosine - margin.margin
     if not isinstance(margin, ArcFace):
         raise ValueError(f"no dense reference for {margin}")
-    bound = 1.0 - 1e-7  # acos' slope is infinite at 1
+    bound = 1.0 - torch.finfo(cosine.dtype).eps  # acos' slope is infinite at 1
     moved = torch.cos(torch.acos(cosine.clamp(-bound, bound)) + margin.margin)
     fallback = cosine - margin.margin * math.sin(margin.margin)
     changed = torch.where(cosine > math.cos(math.pi - margin.margin), moved, fallback)

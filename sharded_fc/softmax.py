@@ -43,7 +43,7 @@ def constant_shift(*, scale: float, num_classes: int, dtype: torch.dtype) -> flo
         limit = (highest - math.log(info.tiny) - math.log(num_classes)) / 2
         raise ValueError(
             f"scale {scale} with {num_classes} classes leaves the range of exp in {dtype}; "
-            f"use at most {limit:.0f}"
+            f"use at most {math.floor(limit)}"
         )
     return shift
 

@@ -1,11 +1,12 @@
 """What the head asks of a margin that changes the target cosine only."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
 
+@runtime_checkable
 class Margin(Protocol):
     """A rule for the target logit; all other logits stay scale * cosine."""
 
