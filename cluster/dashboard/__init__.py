@@ -1,0 +1,1 @@
+"""What people look at: the Grafana dashboard, generated from the table of series."""
