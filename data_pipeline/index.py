@@ -293,7 +293,7 @@ def _parse(path: Path, content: dict[str, Any]) -> Dataset:
     return dataset
 
 
-def _file(entry: dict[str, Any]) -> File:
+def _file(entry: Any) -> File:
     return File(bytes=_count(entry["bytes"], least=0), sha256=str(entry["sha256"]))
 
 

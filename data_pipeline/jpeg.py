@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from data_pipeline.errors import DataError
 from data_pipeline.sources import Source
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # others run programs (EPS)
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # some others run programs (EPS)
 MAX_PIXELS = 4096 * 4096  # 48 MiB decoded; faces are far smaller, bombs far larger
 QUALITY = 95
 ORIENTATION = 0x0112  # EXIF; 5 to 8 mean that height and width change places

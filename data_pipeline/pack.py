@@ -7,7 +7,7 @@ Names from the source are kept as text and never become paths.
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,18 +92,22 @@ def write_dataset(
     names = [names[i] for i in keyed.permutation(len(names), "labels", seed)]
 
     jpegs = _jpegs(shuffled, Preparation(source=source, max_pixels=max_pixels), workers=workers)
-    progress = tqdm(
-        zip(shuffled, jpegs, strict=True),
-        desc="packing",
-        total=len(shuffled),
-        unit=" images",
-        file=sys.stderr,
-        disable=not show_progress,
+    readable = _Readable(
+        zip(shuffled, jpegs, strict=True), names, total=len(shuffled), max_unreadable=max_unreadable
     )
-    readable = _Readable(progress, names, total=len(shuffled), max_unreadable=max_unreadable)
-    with ShardWriter(folder, shard_bytes=shard_bytes) as writer:
+    with (
+        tqdm(
+            desc="packing",
+            total=len(shuffled),
+            unit=" images",
+            file=sys.stderr,
+            disable=not show_progress,
+        ) as bar,
+        ShardWriter(folder, shard_bytes=shard_bytes) as writer,
+    ):
         for jpeg, label in readable:
             writer.add(jpeg.content, label=label)
+            bar.update()
     shards = writer.shards
     images = np.bincount(readable.labels, minlength=len(names))
     if images.min() == 0:  # a label without samples, its images all being unreadable
@@ -142,7 +146,7 @@ class _Readable:
 
     def __init__(
         self,
-        stream: Iterable[tuple[Image, Jpeg | str]],
+        stream: Iterator[tuple[Image, Jpeg | str]],
         names: Sequence[str],
         *,
         total: int,

@@ -6,6 +6,7 @@ in the form that DALI's `wds2idx` makes.
 """
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, cast
@@ -43,7 +44,7 @@ class ShardWriter:
             if kind is None:
                 self._complete(self._open)
             else:
-                self._open.stream.close()
+                self._open.abandon()
 
     def add(self, content: bytes, *, label: int) -> None:
         """Append one image; its number is the count of those before it."""
@@ -86,6 +87,11 @@ class _OpenShard:
         self.idx.append(
             f"cls {cls_offset} {len(decimal)} {key}.cls jpg {jpg_offset} {len(content)} {key}.jpg\n"
         )
+
+    def abandon(self) -> None:
+        with suppress(OSError):  # the tar writes its end even now, maybe to a full disk
+            self.tar.close()
+        self.stream.close()
 
     def close(self, folder: Path) -> Shard:
         self.tar.close()
