@@ -57,6 +57,8 @@ def as_jpeg(content: bytes, *, max_pixels: int = MAX_PIXELS) -> Jpeg:
                 upright.save(stream, "JPEG", quality=QUALITY, subsampling="4:4:4")
         except (UnreadableImage, MemoryError):
             raise
+        except Image.DecompressionBombError:
+            raise UnreadableImage(f"too many pixels; at most {max_pixels} are decoded") from None
         except Image.UnidentifiedImageError:
             raise UnreadableImage("not an image, or in an unknown format") from None
         except Exception as error:  # Pillow's parsers raise anything, SyntaxError included
