@@ -64,9 +64,10 @@ class Augmentation:
         self, epoch: Int64[np.ndarray, " batch"], sample: Int64[np.ndarray, " batch"]
     ) -> Parameters:
         """What happens to these samples in these epochs."""
+        key = keyed.hash64("augmentation", self.seed, epoch, sample)
 
         def uniform(purpose: str) -> np.ndarray:
-            return keyed.uniform(purpose, self.seed, epoch, sample)
+            return keyed.uniform(purpose, key)
 
         def factor(purpose: str, change: float) -> np.ndarray:
             return (1 + change * (2 * uniform(purpose) - 1)).astype(np.float32)

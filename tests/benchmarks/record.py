@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -20,11 +21,12 @@ RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "numpy", "nvidia-dali-cuda120", "deepspeed", "ray", "webdataset", "pillow")
 
 Cell = str | int | float
+T = TypeVar("T")
 
 
-def interleaved(candidates: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list]:
+def interleaved(candidates: Mapping[str, Callable[[], T]], repeats: int) -> dict[str, list[T]]:
     """Call every candidate once a round, for `repeats` rounds; the figures by name, in order."""
-    figures: dict[str, list[float]] = {name: [] for name in candidates}
+    figures: dict[str, list[T]] = {name: [] for name in candidates}
     for _ in range(repeats):
         for name, run in candidates.items():
             figures[name].append(run())
