@@ -79,6 +79,17 @@ def _collect(receivers: list[Connection]) -> Outcome:
 def _rank(rank: int, config: RunConfig, folder: Path, meeting: str, sender: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent asks for a checkpoint instead
     os.environ["LOCAL_RANK"] = str(rank)
+    try:
+        sender.send((_train(rank, config, folder, meeting), ""))
+    except ValueError as error:  # the user's to mend: one line is enough
+        sender.send(("error", str(error)))
+        os._exit(1)  # not waiting for peers that hang in a collective
+    except BaseException:
+        sender.send(("error", traceback.format_exc()))
+        os._exit(1)
+
+
+def _train(rank: int, config: RunConfig, folder: Path, meeting: str) -> Outcome:
     from trainer.loop import run_worker
     from trainer.topology import Topology, choose_backend
 
@@ -89,16 +100,9 @@ def _rank(rank: int, config: RunConfig, folder: Path, meeting: str, sender: Conn
         world_size=config.cluster.workers,
         timeout=COLLECTIVE_TIMEOUT,
     )
-    try:
-        outcome = run_worker(config, topology=Topology.of_default_group(), folder=folder, attempt=0)
-        sender.send((outcome, ""))
-        dist.destroy_process_group()
-    except ValueError as error:  # the user's to mend: one line is enough
-        sender.send(("error", str(error)))
-        os._exit(1)  # not waiting for peers that hang in a collective
-    except BaseException:
-        sender.send(("error", traceback.format_exc()))
-        os._exit(1)
+    outcome = run_worker(config, topology=Topology.of_default_group(), folder=folder, attempt=0)
+    dist.destroy_process_group()
+    return outcome
 
 
 class _stop_on_signal:

@@ -186,7 +186,7 @@ class _Run:
 
     def _resume(self) -> int:
         """Load the newest good checkpoint; the step it was taken at, 0 without one."""
-        path, refused = checkpoint.newest(self.folder / "checkpoints")
+        path, refused = checkpoint.newest(self.folder / "checkpoints", topology=self.topology)
         for reason in refused:
             log.warning("a checkpoint is damaged and not used: %s", reason)
         if path is None:

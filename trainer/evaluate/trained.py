@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from data_pipeline.pairs import PairSet
-from trainer import backbones, checkpoint, config
+from trainer import backbones, checkpoint, config, manifest
 from trainer.errors import RunError
 from trainer.evaluate.embed import verify
 from trainer.topology import choose_device
@@ -46,4 +46,4 @@ def verify_run(folder: Path, pairs: Path, *, threads: int) -> dict[str, Any]:
         image_size=run.data.image_size,
         threads=threads,
     )
-    return result.record(step=checkpoint.read_manifest(path).step, name=pairs.name)
+    return result.record(step=manifest.read(path).step, name=pairs.name)
