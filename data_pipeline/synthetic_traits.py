@@ -104,12 +104,12 @@ class Conditions:
     trigonometric function, which differs from machine to machine, is needed.
     """
 
-    yaw_half_tan: float = _peaked(-0.27, 0.27)
-    pitch_half_tan: float = _peaked(-0.16, 0.16)
-    roll_half_tan: float = _peaked(-0.13, 0.13)
-    shift_x: float = _peaked(-0.17, 0.17)
-    shift_y: float = _peaked(-0.16, 0.16)
-    scale: float = _peaked(0.84, 1.16)
+    yaw_half_tan: float = _peaked(-0.24, 0.24)
+    pitch_half_tan: float = _peaked(-0.13, 0.13)
+    roll_half_tan: float = _peaked(-0.12, 0.12)
+    shift_x: float = _peaked(-0.14, 0.14)
+    shift_y: float = _peaked(-0.13, 0.13)
+    scale: float = _peaked(0.86, 1.16)
 
     smile: float = _peaked(-0.9, 1.3)
     mouth_open: float = _flat(-1.0, 1.0)
@@ -120,17 +120,17 @@ class Conditions:
 
     light_x: float = _flat(-1.0, 1.0)
     light_y: float = _flat(-1.0, 0.4)
-    light_strength: float = _flat(0.0, 0.62)
-    exposure: float = _flat(0.62, 1.32)
-    contrast: float = _flat(0.62, 1.25)
-    cast_red: float = _flat(0.62, 1.38)
-    cast_green: float = _flat(0.68, 1.30)
-    cast_blue: float = _flat(0.55, 1.45)
-    saturation: float = _flat(0.15, 1.35)
+    light_strength: float = _flat(0.0, 0.5)
+    exposure: float = _flat(0.72, 1.25)
+    contrast: float = _flat(0.72, 1.2)
+    cast_red: float = _flat(0.8, 1.2)
+    cast_green: float = _flat(0.84, 1.16)
+    cast_blue: float = _flat(0.74, 1.26)
+    saturation: float = _flat(0.35, 1.25)
 
-    backdrop_red: float = _flat(0.0, 1.0)
-    backdrop_green: float = _flat(0.0, 1.0)
-    backdrop_blue: float = _flat(0.0, 1.0)
+    backdrop_red: float = _flat(0.1, 0.95)
+    backdrop_green: float = _flat(0.1, 0.95)
+    backdrop_blue: float = _flat(0.1, 0.95)
     backdrop_change: float = _flat(-0.6, 0.6)
     backdrop_x: float = _flat(-1.0, 1.0)
     backdrop_y: float = _flat(-1.0, 0.6)
@@ -157,8 +157,8 @@ class Conditions:
     cover_turn: float = _flat(-0.4, 1.0)
     cover_tone: float = _flat(0.0, 1.0)
 
-    blur: float = _flat(-0.7, 1.0)
-    noise: float = _flat(0.0, 0.055)
+    blur: float = _flat(-1.0, 0.8)
+    noise: float = _flat(0.0, 0.045)
 
 
 def traits(seed: int, identity: int) -> Traits:

@@ -48,6 +48,16 @@ BACKBONES: dict[str, Backbone] = {
             paper="arXiv:1910.04985",
             note="grouped convolutions of eight channels a group, squeeze-and-excitation",
         ),
+        Backbone(
+            name="facenet_small",
+            builder="trainer.backbones.facenet_small:FaceNetSmall",
+            embedding_dim=128,
+            image_size=(48, 48),
+            parameters=1_077_568,
+            multiply_adds=16_822_464,
+            paper="none (ours)",
+            note="the demo's: four halvings with two residual blocks, for small synthetic faces",
+        ),
     )
 }
 
