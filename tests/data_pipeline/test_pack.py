@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -313,3 +314,26 @@ def test_a_pack_killed_in_the_middle_leaves_no_half_dataset_and_can_be_repeated(
     dataset.verify()
     assert dataset.num_samples == 200
     assert not (tmp_path / "out.partial").exists()
+
+
+class _Heavy(MemorySource):
+    """Every image is a fresh copy, as if read from a disk."""
+
+    def read(self, identity, image):
+        return bytes(bytearray(self.images["", ""]))
+
+    def __iter__(self):
+        return iter([("ann", f"{k}.jpg") for k in range(200)])
+
+
+def test_memory_does_not_grow_with_the_images(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
+    source = _Heavy({("", ""): encoded(noise, quality=95, subsampling="4:4:4")})
+    tracemalloc.start()
+    dataset = pack(source, tmp_path / "out")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    size = dataset.shards[0].bytes
+    assert size > 20e6
+    # One chunk of 32 images, the one before it, and small things: well below half of all 200.
+    assert peak < size / 2
