@@ -8,9 +8,9 @@ finaliser), so it does not change with numpy's versions. Nothing here is cryptog
 import hashlib
 
 import numpy as np
-from jaxtyping import Float64, Int, Int64, UInt64
+from jaxtyping import Float64, Int64, Integer, UInt64
 
-Key = int | str | Int[np.ndarray, "..."]
+Key = int | str | Integer[np.ndarray, "..."]
 """Integers of any size and sign count modulo 2^64; a string names the purpose of a number."""
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # splitmix64's increment, 2^64 over the golden ratio
