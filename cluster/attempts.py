@@ -7,7 +7,7 @@ job.json says which submission on which cluster is the run's current one.
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -65,6 +65,14 @@ def write_attempts(folder: Path, attempts: Sequence[Attempt]) -> None:
     """Replace the file; it has as many lines as there were failures, so it stays small."""
     lines = (json.dumps(asdict(attempt)) for attempt in attempts)
     write_atomically(folder / "attempts.jsonl", "".join(f"{line}\n" for line in lines))
+
+
+def close_attempt(folder: Path, *, reason: str, end: float) -> None:
+    """Tell of an attempt in progress, whose driver was killed by us, that it was stopped."""
+    attempts = read_attempts(folder)
+    if attempts and attempts[-1].state == "running":
+        attempts[-1] = replace(attempts[-1], state="stopped", reason=reason, end=end)
+        write_attempts(folder, attempts)
 
 
 def read_submission(folder: Path) -> Submission | None:

@@ -49,19 +49,12 @@ class Jobs:
         """Ray's version; the cheapest request that needs the token."""
         return self._ask("GET", "/api/version")["ray_version"]
 
-    def submit(
-        self,
-        entrypoint: str,
-        *,
-        submission_id: str,
-        env: Mapping[str, str],
-        metadata: Mapping[str, str],
-    ) -> None:
+    def submit(self, entrypoint: str, *, submission_id: str, metadata: Mapping[str, str]) -> None:
         """Start a job; Ray refuses an id that it knows already."""
         body = {
             "entrypoint": entrypoint,
             "submission_id": submission_id,
-            "runtime_env": {"env_vars": dict(env)} if env else {},
+            "runtime_env": {},  # no upload, no package, no variable: what is installed there runs
             "metadata": dict(metadata),
         }
         self._ask("POST", "/api/jobs/", body)
@@ -96,7 +89,8 @@ class Jobs:
             with self._open(request, timeout=TIMEOUT_S) as answer:
                 return json.loads(answer.read())
         except urllib.error.HTTPError as error:
-            raise self._explained(error) from None
+            with error:  # it holds the connection
+                raise self._explained(error) from None
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
             raise Unreachable(f"no Ray job server answers at {self.address}: {reason}") from None

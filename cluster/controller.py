@@ -9,15 +9,14 @@ import argparse
 import logging
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 from cluster import attempts, preflight, workers
 from cluster.attempts import Attempt
@@ -43,10 +42,6 @@ RAY_SETTINGS = {
 """Read by ray.train when it is imported, hence set before; what a user has set stands."""
 
 EXIT_CODE = {"finished": Exit.OK, "stopped": Exit.STOPPED, "failed": Exit.FAILED}
-
-
-class Killed(BaseException):
-    """SIGTERM: `facescale stop --now`, or the cluster takes the driver's node back."""
 
 
 @dataclass
@@ -99,9 +94,6 @@ class Job:
         except AttemptFailed as error:
             failure = error.failure
             cause = failure.cause
-        except Killed:
-            self._record_end(Decision("stopped", "killed by SIGTERM"), None, self._high_water())
-            raise
         stop_requested = (self.folder / STOP_FILE).exists()
         return Ended(cause, self._high_water(), stop_requested), failure
 
@@ -235,15 +227,12 @@ def main(argv: list[str], *, train: workers.Train = workers.train_installed) -> 
     _log_to(folder / "logs" / "driver.log")
     config = run_file.load(folder / "run.yaml")
     job = Job(config=config, folder=folder, version=arguments.version, fit=fit_with_ray)
-    signal.signal(signal.SIGTERM, _on_sigterm)
     try:
         return _run_on_ray(job, train)
     except ClusterError as error:
         _record_refusal(folder, str(error))
         log.error("%s", error)
         return Exit.FAILED
-    except Killed:
-        return 128 + signal.SIGTERM
 
 
 def _run_on_ray(job: Job, train: workers.Train) -> Exit:
@@ -255,13 +244,23 @@ def _run_on_ray(job: Job, train: workers.Train) -> Exit:
     from trainer import report
 
     ray.init(logging_level=logging.WARNING)
-    preflight.check_nodes(job.config, job.folder, job.version)
-    exporters = exporter.start_on_nodes(job.folder)
-    try:
+    with ThreadPoolExecutor(1) as beside, ExitStack() as at_end:
+        at_end.callback(_write_report, job.folder, report.write)
+        metrics = job.config.metrics
+        started = beside.submit(  # ranks need not wait for them
+            exporter.start_on_nodes, job.folder, bind=metrics.bind, port=metrics.port
+        )
+        at_end.callback(lambda: started.result().stop())
+        preflight.check_nodes(job.config, job.folder, job.version)
         return job.run(train)
-    finally:
-        exporters.stop()
-        report.write(job.folder)
+
+
+def _write_report(folder: Path, write: Callable[[Path], Path]) -> None:
+    """Draw the report; a run does not fail for want of its picture."""
+    try:
+        write(folder)
+    except Exception:
+        log.exception("the run is as told above, but it has no report.html")
 
 
 def _record_refusal(folder: Path, error: str) -> None:
@@ -279,10 +278,6 @@ def _record_refusal(folder: Path, error: str) -> None:
         error=error,
     )
     attempts.write_attempts(folder, [*before, line])
-
-
-def _on_sigterm(_number: int, _frame: FrameType | None) -> Any:
-    raise Killed
 
 
 def _log_to(path: Path) -> None:

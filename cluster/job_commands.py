@@ -131,6 +131,7 @@ def stop(
         runs: the folder of runs in which a name is looked up
         json: print the result as JSON
     """
+    from cluster.attempts import close_attempt
     from cluster.states import ACTIVE
     from cluster.submit import jobs_of
     from trainer.run_folder import STOP_FILE
@@ -146,11 +147,13 @@ def stop(
         while view.state in ACTIVE and time.monotonic() < deadline:
             time.sleep(POLL_S)
             view = _view(str(view.folder), runs)
+        if view.state in ACTIVE:
+            raise ClusterError(f"{view.folder.name} is still {view.state}; try again")
+        close_attempt(view.folder, reason="killed by `facescale stop --now`", end=time.time())
     else:
         (view.folder / STOP_FILE).touch()
-        view = _view(str(view.folder), runs)
-    show(_summary(view), as_json=json)
-    return Exit.TIMEOUT if now and view.state in ACTIVE else Exit.OK
+    show(_summary(_view(str(view.folder), runs)), as_json=json)
+    return Exit.OK
 
 
 @errors_in_one_line

@@ -20,7 +20,16 @@ STARTED = "ray is up"
 
 
 def main(command: list[str]) -> int:
-    """Run `ray start ...`, then keep its processes until SIGTERM or until all have ended."""
+    """Leave the caller, run `ray start ...`, keep its processes until SIGTERM or until all ended.
+
+    The caller gets its exit code at once and nobody to wait for; the first line on stdout is the
+    keeper's pid.
+    """
+    if keeper := os.fork():
+        sys.stdout.write(f"{keeper}\n")
+        sys.stdout.flush()
+        os._exit(0)
+    os.setsid()
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
     stopping = False

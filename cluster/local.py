@@ -211,7 +211,7 @@ def _start(*, cpus: int, gpus: int) -> LocalCluster:
     session = Path(tempfile.mkdtemp(prefix="facescale-", dir="/tmp"))
     log = state_folder() / "ray-start.log"
     with log.open("wb") as output:
-        process = subprocess.Popen(
+        subprocess.run(
             [
                 *(sys.executable, "-P", "-m", "cluster.keeper"),
                 *command(ports, block[len(NAMED_PORTS) :], cpus=cpus, gpus=gpus, session=session),
@@ -221,10 +221,11 @@ def _start(*, cpus: int, gpus: int) -> LocalCluster:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
+            check=True,
         )
-    parent = processes.find(process.pid)
-    assert parent is not None
+    parent = processes.find(int(log.read_text(encoding="utf-8").split()[0]))
+    if parent is None:
+        raise ClusterError(f"a local Ray did not start: {_last_words(log)} (see {log})")
     cluster = LocalCluster(
         keeper=parent,
         daemons=(),
@@ -237,7 +238,7 @@ def _start(*, cpus: int, gpus: int) -> LocalCluster:
     )
     _save(cluster)  # before the wait: an interrupted start can still be ended by `down`
     try:
-        _wait_started(process, log)
+        _wait_started(parent, log)
         cluster = replace(cluster, daemons=tuple(processes.children(parent)))
         _save(cluster)
         _wait_healthy(cluster, log)
@@ -247,10 +248,10 @@ def _start(*, cpus: int, gpus: int) -> LocalCluster:
     return cluster
 
 
-def _wait_started(process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_started(parent: processes.Process, log: Path) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while keeper.STARTED not in log.read_text(encoding="utf-8", errors="replace").splitlines():
-        if process.poll() is not None or time.monotonic() > deadline:
+        if not parent.alive() or time.monotonic() > deadline:
             raise ClusterError(f"a local Ray did not start: {_last_words(log)} (see {log})")
         time.sleep(0.05)
 

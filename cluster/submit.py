@@ -76,8 +76,8 @@ def submit(config: RunConfig, *, address: str | None) -> Submission:
             f"{config.name} is {before.state} already (job {before.submission.submission_id});"
             f" `facescale stop {config.name}` ends it, another name starts beside it"
         )
-    folder = run_folder.prepare(config)
     jobs, is_local = connect(config, address)
+    folder = run_folder.prepare(config)
     series = before.submission.series + 1 if before.submission else 1
     submission = Submission(
         submission_id=submission_id(config.name, folder, series),
@@ -90,7 +90,6 @@ def submit(config: RunConfig, *, address: str | None) -> Submission:
     jobs.submit(
         entrypoint(folder, submission.version, is_local=is_local),
         submission_id=submission.submission_id,
-        env={},
         metadata={"facescale_run": config.name, "facescale_folder": str(folder)},
     )
     attempts.write_submission(folder, submission)

@@ -140,6 +140,7 @@ def _meet(
 ) -> "Store":
     """Rank 0's store, over a socket that it bound itself; a broadcast tells the others where."""
     import ray
+
     # documented as torch.distributed.TCPStore, but missing from its stubs' exports
     from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
