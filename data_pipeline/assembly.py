@@ -174,9 +174,10 @@ class Assembler:
         counts = ", ".join(f"{n} {reason}" for reason, n in sorted(Counter(bad.values()).items()))
         names = [f"{self._reader.where(s)}: {r}" for s, r in list(bad.items())[:NAMED_BAD_SAMPLES]]
         rest = ["..."] if len(bad) > NAMED_BAD_SAMPLES else []
+        judged = f"more than the allowed {self._budget}" if len(bad) > self._budget else "so all"
         raise DataError(
-            f"{self._dataset.path} has {len(bad)} bad samples ({counts}), more than the allowed "
-            f"{self._budget}: {', '.join(names + rest)}; pack it again, or allow more"
+            f"{self._dataset.path} has {len(bad)} bad samples ({counts}), {judged}: "
+            f"{', '.join(names + rest)}; pack it again, or allow more"
         )
 
 

@@ -168,7 +168,7 @@ def test_a_quarantine_above_the_budget_is_refused_at_the_start(dataset):
 def test_a_dataset_without_a_good_sample_is_refused_whatever_the_budget(tmp_path):
     dataset = dataset_of(tmp_path / "faces", [b"none"] * 6, [0] * 6)
     plan = plan_of(dataset, micro_batches=1, micro_batch_size=4)
-    with pytest.raises(DataError, match="6 bad samples"):
+    with pytest.raises(DataError, match=r"6 bad samples \(6 decode\), so all:"):
         made_by(dataset, plan, [(0, 0)], budget=100)
 
 
