@@ -6,6 +6,7 @@ ports, where the token is) is one file in a folder that only its owner can enter
 
 import fcntl
 import json
+import logging
 import os
 import random
 import secrets
@@ -22,6 +23,12 @@ from pathlib import Path
 
 from cluster import client, keeper, processes, sockets
 from cluster.errors import ClusterError
+
+log = logging.getLogger("facescale.cluster")
+
+STARTS = 3
+"""Ray gives its own raylet 30 s (fixed, ray/_private/node.py), too few for a loaded machine; and a
+port that was free may be taken a moment later."""
 
 START_TIMEOUT_S = 90.0
 """`ray start` takes 4 to 7 s on two idle cores; a busy machine may take many times that."""
@@ -139,7 +146,7 @@ def up(*, cpus: int, gpus: int = 0) -> LocalCluster:
             return found
         if found is not None:
             _end(found)
-        return _start(cpus=max(cpus, os.cpu_count() or 1), gpus=gpus)
+        return _start_patiently(cpus=max(cpus, os.cpu_count() or 1), gpus=gpus)
 
 
 def down() -> list[processes.Process]:
@@ -201,6 +208,15 @@ def command(
     ]
 
 
+def _start_patiently(*, cpus: int, gpus: int) -> LocalCluster:
+    for _ in range(STARTS - 1):
+        try:
+            return _start(cpus=cpus, gpus=gpus)
+        except ClusterError as error:
+            log.warning("trying again: %s", error)
+    return _start(cpus=cpus, gpus=gpus)
+
+
 def _start(*, cpus: int, gpus: int) -> LocalCluster:
     # a CPU may have two workers (one starting), a job two helpers, a node its exporter
     num_worker_ports = 3 * cpus + 40
@@ -209,8 +225,8 @@ def _start(*, cpus: int, gpus: int) -> LocalCluster:
     token_path = state_folder() / f"token-{block.start}"
     _write_private(token_path, secrets.token_hex(32))
     session = Path(tempfile.mkdtemp(prefix="facescale-", dir="/tmp"))
-    log = state_folder() / "ray-start.log"
-    with log.open("wb") as output:
+    output_path = state_folder() / "ray-start.log"
+    with output_path.open("wb") as output:
         subprocess.run(
             [
                 *(sys.executable, "-P", "-m", "cluster.keeper"),
@@ -223,9 +239,11 @@ def _start(*, cpus: int, gpus: int) -> LocalCluster:
             stderr=subprocess.STDOUT,
             check=True,
         )
-    parent = processes.find(int(log.read_text(encoding="utf-8").split()[0]))
+    parent = processes.find(int(output_path.read_text(encoding="utf-8").split()[0]))
     if parent is None:
-        raise ClusterError(f"a local Ray did not start: {_last_words(log)} (see {log})")
+        raise ClusterError(
+            f"a local Ray did not start: {_last_words(output_path)} (see {output_path})"
+        )
     cluster = LocalCluster(
         keeper=parent,
         daemons=(),
@@ -238,34 +256,36 @@ def _start(*, cpus: int, gpus: int) -> LocalCluster:
     )
     _save(cluster)  # before the wait: an interrupted start can still be ended by `down`
     try:
-        _wait_started(parent, log)
+        _wait_started(parent, output_path)
         cluster = replace(cluster, daemons=tuple(processes.children(parent)))
         _save(cluster)
-        _wait_healthy(cluster, log)
+        _wait_healthy(cluster, output_path)
     except BaseException:
         _end(cluster)
         raise
     return cluster
 
 
-def _wait_started(parent: processes.Process, log: Path) -> None:
+def _wait_started(parent: processes.Process, output: Path) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
-    while keeper.STARTED not in log.read_text(encoding="utf-8", errors="replace").splitlines():
+    while keeper.STARTED not in output.read_text(encoding="utf-8", errors="replace").splitlines():
         if not parent.alive() or time.monotonic() > deadline:
-            raise ClusterError(f"a local Ray did not start: {_last_words(log)} (see {log})")
+            raise ClusterError(f"a local Ray did not start: {_last_words(output)} (see {output})")
         time.sleep(0.05)
 
 
-def _wait_healthy(cluster: LocalCluster, log: Path) -> None:
+def _wait_healthy(cluster: LocalCluster, output: Path) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while not cluster.healthy():
         if not cluster.keeper.alive() or time.monotonic() > deadline:
-            raise ClusterError(f"the local Ray does not answer: {_last_words(log)} (see {log})")
+            raise ClusterError(
+                f"the local Ray does not answer: {_last_words(output)} (see {output})"
+            )
         time.sleep(0.1)
 
 
-def _last_words(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+def _last_words(output: Path) -> str:
+    lines = output.read_text(encoding="utf-8", errors="replace").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
 
 
