@@ -75,6 +75,7 @@ class Engine:
         self.module = backbone.to(topology.device)
         self.topology = topology
         self.zero_stage = zero_stage
+        self.optimizer_name = optimizer
         self.clip_norm = clip_norm
         parameters = [p for p in backbone.parameters() if p.requires_grad]
         # The learning rate is an argument of `step`; 0 until then.
@@ -125,7 +126,7 @@ class Engine:
         self, image: Float[Tensor, "batch channel height width"]
     ) -> Float[Tensor, "batch embedding"]:
         """The training forward; its embedding is float32 and waits for `backward`."""
-        return self._engine(image).float()
+        return self._engine(_channels_last(image)).float()
 
     @torch.no_grad()
     def evaluate(
@@ -134,7 +135,7 @@ class Engine:
         """The forward with running statistics and without gradient; leaves no trace."""
         self.module.eval()
         try:
-            return self._engine(image).float()
+            return self._engine(_channels_last(image)).float()
         finally:
             self.module.train()
 
@@ -215,6 +216,14 @@ class Engine:
         for group in self._zero.averaged_gradients:
             self._zero.averaged_gradients[group] = None
             self._zero.all_grad_tensors[group] = None
+
+
+def _channels_last(image: Tensor) -> Tensor:
+    """The layout in which convolutions are fastest, on CPUs (1.1 to 1.4 times) and GPUs.
+
+    Of the images alone: it spreads to the activations, while DeepSpeed wants contiguous weights.
+    """
+    return image.contiguous(memory_format=torch.channels_last)
 
 
 class Recomputed(nn.Module):

@@ -29,15 +29,23 @@ class Plain(nn.Sequential):
 class Normalised(nn.Sequential):
     """A network with BatchNorm, between the layers and on the embedding."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 4) -> None:
         super().__init__(
-            nn.Conv2d(3, 4, 3, stride=2, bias=False),
-            BatchNorm2d(4),
-            nn.PReLU(4),
+            nn.Conv2d(3, width, 3, stride=2, bias=False),
+            BatchNorm2d(width),
+            nn.PReLU(width),
             nn.Flatten(),
-            nn.Linear(16, EMBEDDING_DIM),
+            # A bias would have no gradient but rounding, which AdamW makes as large as any other.
+            nn.Linear(4 * width, EMBEDDING_DIM, bias=False),
             BatchNorm1d(EMBEDDING_DIM),
         )
+
+
+class Wide(Normalised):
+    """The same with more channels."""
+
+    def __init__(self) -> None:
+        super().__init__(width=6)
 
 
 def network(kind: type[nn.Module], seed: int = 0) -> nn.Module:
@@ -75,22 +83,25 @@ def batches(step: int, micro_batches: range, *, size: int = 4) -> list[FaceBatch
     return made
 
 
-def centres() -> Tensor:
+def centres(num_classes: int = NUM_CLASSES) -> Tensor:
     """Centres of length about 2, so that gradients of rows are of size 1."""
-    return torch.randn(NUM_CLASSES, EMBEDDING_DIM, generator=torch.Generator().manual_seed(5))
+    return torch.randn(num_classes, EMBEDDING_DIM, generator=torch.Generator().manual_seed(5))
 
 
-def head() -> ShardedHead:
+def head(num_classes: int = NUM_CLASSES) -> ShardedHead:
     """A head over the pool's ranks, with classes that do not divide evenly."""
     made = ShardedHead(
-        NUM_CLASSES,
+        num_classes,
         EMBEDDING_DIM,
         margin=CosFace(0.2),
         scale=8.0,
         learning_rate=0.1,
         weight_decay=1e-2,
     )
-    first = {"centre": centres(), "momentum": torch.zeros(NUM_CLASSES, EMBEDDING_DIM)}
+    first = {
+        "centre": centres(num_classes),
+        "momentum": torch.zeros(num_classes, EMBEDDING_DIM),
+    }
     made.load([(0, first)], made.state())
     return made
 

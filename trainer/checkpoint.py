@@ -1,0 +1,257 @@
+"""Checkpoints that any number of ranks can continue from, committed by a rename.
+
+    checkpoints/step-000001200/  manifest.json  backbone.safetensors  optimizer.safetensors
+                                 head-00000-of-00002.safetensors  head-00001-of-00002.safetensors
+
+Every rank writes its own rows into a hidden folder; when all parts are on the disk, rank 0 renames
+it. So a folder that has its name is whole unless the disk fails, which `newest` finds by checksums.
+No pickles: loading a checkpoint runs no code of it.
+"""
+
+import logging
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+
+from sharded_fc import ShardedHead
+from trainer import manifest
+from trainer.engine import Engine
+from trainer.engine_state import BackboneState
+from trainer.errors import RunError
+from trainer.manifest import DamagedError, Manifest
+from trainer.tensor_file import (
+    FileFacts,
+    Rows,
+    read_rows,
+    read_tensors,
+    sync_folder,
+    write_rows,
+    write_tensors,
+)
+from trainer.topology import Topology
+
+BACKBONE, OPTIMIZER = "backbone.safetensors", "optimizer.safetensors"
+
+log = logging.getLogger("facescale")
+T = TypeVar("T")
+
+
+def save(
+    folder: Path,
+    *,
+    step: int,
+    samples_seen: int,
+    config: dict[str, Any],
+    data: dict[str, Any],
+    engine: Engine,
+    head: ShardedHead,
+    topology: Topology,
+    keep: int,
+) -> Path:
+    """Commit the state after `step` steps and keep the last `keep` checkpoints.
+
+    Every rank calls it with the same arguments; all return once the checkpoint is committed.
+
+    Raises:
+        RunError: on every rank, where one could not write; earlier checkpoints are untouched.
+    """
+    final = folder / f"step-{step:09d}"
+    partial = _on_rank_0(lambda: _begin(folder, final), topology)
+    state = engine.read_state(keep=topology.rank == 0)
+    try:
+        written = _on_each_rank(lambda: _write(partial, state, head, topology), topology)
+        parts = {name: fact for part in written for name, fact in part.items()}
+        content = Manifest(
+            step=step,
+            samples_seen=samples_seen,
+            config=config,
+            data=data,
+            optimizer=engine.optimizer_name,
+            head=head.state(),
+            partitions=_partitions(head, topology),
+            world_size=topology.world_size,
+            files=parts,
+            **manifest.surroundings(),
+        )
+        _on_rank_0(lambda: _commit(partial, final, content, keep=keep), topology)
+    except RunError:
+        if topology.rank == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return final
+
+
+def newest(folder: Path, *, topology: Topology | None = None) -> tuple[Path | None, list[str]]:
+    """The last checkpoint that is whole, and why each later one was refused.
+
+    Reads every file of the checkpoints it looks at. With `topology` rank 0 looks for all ranks.
+    """
+    if topology is None:
+        return _newest(folder)
+    return _gather(_newest(folder) if topology.rank == 0 else None, topology)[0]
+
+
+def load(path: Path, *, engine: Engine, head: ShardedHead, topology: Topology) -> Manifest:
+    """Put a checkpoint that `newest` found into engine and head, of any world size and ZeRO stage.
+
+    Every rank calls it with the same path.
+
+    Raises:
+        RunError: the checkpoint is of another backbone, optimizer or number of identities.
+    """
+    content = manifest.read(path)
+    if content.optimizer != engine.optimizer_name:
+        raise RunError(
+            f"{path} has the state of {content.optimizer}, the run file names"
+            f" {engine.optimizer_name}; continue with the optimizer that saved it"
+        )
+    tensors = read_tensors(path / BACKBONE)
+    buffers = {name for name, _ in engine.module.named_buffers()}
+    engine.write_state(
+        BackboneState(
+            parameters={name: t for name, t in tensors.items() if name not in buffers},
+            buffers={name: t for name, t in tensors.items() if name in buffers},
+            optimizer=read_tensors(path / OPTIMIZER),
+        )
+    )
+    try:
+        head.load(_rows(path, content, head.partition), content.head)
+    except ValueError as error:
+        raise RunError(f"{path}: {error}") from error
+    return content
+
+
+def _begin(folder: Path, final: Path) -> Path:
+    """A new hidden folder to write into; what killed saves left is gone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(".step-*"):
+        shutil.rmtree(left)
+    partial = folder / f".{final.name}.{secrets.token_hex(4)}"
+    partial.mkdir()
+    return partial
+
+
+def _write(
+    partial: Path, state: BackboneState | None, head: ShardedHead, topology: Topology
+) -> dict[str, FileFacts]:
+    """This rank's files."""
+    name = _head_file(topology.rank, topology.world_size)
+    written = {name: write_rows(partial / name, head.rows(), num_rows=len(head.partition))}
+    if state is not None:
+        tensors = {**state.parameters, **state.buffers}
+        written[BACKBONE] = write_tensors(partial / BACKBONE, tensors)
+        written[OPTIMIZER] = write_tensors(partial / OPTIMIZER, state.optimizer)
+    return written
+
+
+def _commit(partial: Path, final: Path, content: Manifest, *, keep: int) -> None:
+    manifest.write(partial, content)
+    sync_folder(partial)
+    if final.exists():
+        # Of a step that is done again, so it was not whole: a whole one would have been loaded.
+        _remove(final)
+    partial.rename(final)
+    sync_folder(final.parent)
+    try:
+        _retain(final, keep=keep)
+    except OSError as error:
+        log.warning("an old checkpoint cannot be removed: %s", error)
+
+
+def _retain(latest: Path, *, keep: int) -> None:
+    """Keep the latest and the `keep` - 1 before it that look whole; remove what is older.
+
+    Only what looks whole counts, so that a damaged one never takes a good one's place.
+    """
+    kept = 1
+    for path in _checkpoints(latest.parent):
+        if path.name >= latest.name:
+            continue
+        if kept < keep and _looks_whole(path):
+            kept += 1
+        else:
+            _remove(path)
+
+
+def _looks_whole(path: Path) -> bool:
+    try:
+        manifest.check_sizes(path)
+    except DamagedError:
+        return False
+    return True
+
+
+def _remove(path: Path) -> None:
+    """Rename first: a folder that is half removed must not look like a checkpoint."""
+    hidden = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    path.rename(hidden)
+    shutil.rmtree(hidden)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Committed checkpoints, the latest first."""
+    return sorted(folder.glob("step-*"), reverse=True)
+
+
+def _newest(folder: Path) -> tuple[Path | None, list[str]]:
+    refused = []
+    for path in _checkpoints(folder):
+        try:
+            manifest.verify(path)
+        except DamagedError as error:
+            refused.append(str(error))
+        else:
+            return path, refused
+    return None, refused
+
+
+def _rows(path: Path, content: Manifest, wanted: range) -> Iterator[Rows]:
+    """The blocks of all files that this rank's partition needs."""
+    for name, (start, stop) in content.partitions.items():
+        if rows := range(max(start, wanted.start), min(stop, wanted.stop)):
+            yield from read_rows(path / name, start=start, rows=rows)
+
+
+def _partitions(head: ShardedHead, topology: Topology) -> dict[str, tuple[int, int]]:
+    own = (head.partition.start, head.partition.stop)
+    return {
+        _head_file(rank, topology.world_size): bounds
+        for rank, bounds in enumerate(_gather(own, topology))
+    }
+
+
+def _head_file(rank: int, world_size: int) -> str:
+    return f"head-{rank:05d}-of-{world_size:05d}.safetensors"
+
+
+def _on_each_rank(action: Callable[[], T], topology: Topology) -> list[T]:
+    """What `action` returned, by rank; where it failed on one, every rank raises the same error."""
+    result, failure = None, None
+    try:
+        result = action()
+    except OSError as error:
+        failure = f"rank {topology.rank} cannot write a checkpoint: {error}"
+    answers = _gather((result, failure), topology)
+    for _, failure in answers:
+        if failure is not None:
+            raise RunError(
+                f"{failure}; the earlier ones are untouched: make room on the disk of the run"
+                " folder and start the run again, it continues from the last checkpoint"
+            )
+    return [value for value, _ in answers]
+
+
+def _on_rank_0(action: Callable[[], T], topology: Topology) -> T:
+    """What `action` returned on rank 0, on every rank; or its error, on every rank."""
+    answers: list[Any] = _on_each_rank(lambda: action() if topology.rank == 0 else None, topology)
+    return answers[0]
+
+
+def _gather(value: Any, topology: Topology) -> list[Any]:
+    gathered: list[Any] = [None] * topology.world_size
+    dist.all_gather_object(gathered, value, group=topology.group)
+    return gathered
