@@ -31,7 +31,7 @@ from trainer.series import PHASES
 
 NOT_RECORDED = "Not recorded yet."
 
-_STEP = Axis(label="step", room=0.015)
+_STEP = Axis(label="step", low=0.0, room=0.015)
 
 
 def write(folder: Path) -> Path:
@@ -221,12 +221,16 @@ def _record(run: RunData) -> Html:
         }
         for m in run.checkpoints
     ]
+    attempts = [
+        {key: date(value) if key in ("start", "end") else value for key, value in record.items()}
+        for record in run.attempts
+    ]
     bad = [{"reason": reason, "samples": count} for reason, count in run.bad_samples.items()]
     versions = [{"package": name, "version": version} for name, version in run.versions.items()]
     config = [{"field": path, "value": value} for path, value in flatten(run.config) if path]
     return join(
         [
-            section("Attempts", table(run.attempts, NOT_RECORDED)),
+            section("Attempts", table(attempts, NOT_RECORDED)),
             section("Checkpoints kept", table(manifests, "None written yet.")),
             section("Bad samples, newest attempt", table(bad, "None met.")),
             section("Versions", table(versions, "Not recorded yet: they come with a checkpoint.")),
@@ -243,12 +247,12 @@ def _record(run: RunData) -> Html:
 def _loss_note(run: RunData) -> str:
     if not len(run.steps):
         return ""
-    note = "Pale: the steps themselves. Smoothed by a bell curve, 1 % of the run wide."
+    note = "Pale: the steps themselves. Smoothed by a bell curve, a hundredth of the run wide."
     return note + (" Dashed: a new attempt." if run.steps.restarts() else "")
 
 
 def _width(run: RunData) -> float:
-    return len(run.steps.mean("loss")) / 100
+    return max(1.0, len(run.steps.mean("loss")) / 100)
 
 
 def _limit(total: Array) -> float | None:

@@ -214,6 +214,12 @@ def _drawn(line: Line, x_scale: _Scale, y_scale: _Scale) -> list[Html]:
             _area(across[piece], low[piece], high[piece], f"band f{line.colour}")
             for piece in _pieces(np.isfinite(low) & np.isfinite(high))
         ]
+        if line.style == "dots":
+            drawn += [
+                tag("line", x1=a, x2=a, y1=l, y2=h, class_=f"curve s{line.colour}")
+                for a, l, h in zip(across.tolist(), low.tolist(), high.tolist(), strict=True)
+                if math.isfinite(l + h)
+            ]
     up = _up(y_scale, line.y)
     kind = "faint" if line.style == "faint" else "curve"
     for piece in _pieces(np.isfinite(up)):

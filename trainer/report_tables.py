@@ -18,7 +18,10 @@ def table(rows: Sequence[Mapping[str, Any]], empty: str) -> Html:
     if not columns:
         return tag("p", empty, class_="note")
     numeric = {c: all(_is_number(row.get(c, 0)) for row in rows) for c in columns}
-    head = tag("tr", *(tag("th", str(c), class_="n" if numeric[c] else None) for c in columns))
+    head = tag(
+        "tr",
+        *(tag("th", str(c).replace("_", " "), class_="n" if numeric[c] else None) for c in columns),
+    )
     body = [
         tag(
             "tr",
@@ -31,7 +34,7 @@ def table(rows: Sequence[Mapping[str, Any]], empty: str) -> Html:
 
 def cell(value: Any) -> str:
     """One value of a table as text."""
-    if value is None:
+    if value is None or value == "":
         return "—"
     if isinstance(value, float):
         return number(value) if math.isfinite(value) else "—"
@@ -42,8 +45,10 @@ def cell(value: Any) -> str:
     return str(value)[:400]
 
 
-def date(timestamp: float) -> str:
-    """A moment, in the time zone that is everybody's."""
+def date(timestamp: Any) -> str:
+    """A moment, in the time zone that is everybody's; what is no Unix time stays as it is."""
+    if not _is_number(timestamp):
+        return cell(timestamp)
     try:
         moment = datetime.datetime.fromtimestamp(timestamp, tz=datetime.UTC)
     except (ValueError, OverflowError, OSError):

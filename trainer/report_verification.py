@@ -38,7 +38,7 @@ def verification(run: RunData) -> Html:
             line_chart(
                 "Accuracy over steps",
                 accuracy,
-                x=Axis(label="step", room=0.015),
+                x=Axis(label="step", low=0.0, room=0.015),
                 y=Axis(label="accuracy", percent=True),
                 marks=run.steps.restarts(),
                 note="Band: interval of each figure, where it was recorded." if accuracy else "",

@@ -176,6 +176,22 @@ def test_a_long_history_is_thinned_but_its_extremes_stay(tmp_path: Path):
     assert report.write(tmp_path).stat().st_size < 300_000
 
 
+def test_attempts_are_told_with_dates_and_words(tmp_path: Path):
+    attempt = {"attempt": 0, "start": 1795330171.5, "end": None, "state": "failed", "error": ""}
+    (tmp_path / "attempts.jsonl").write_text(json.dumps(attempt | {"high_water_step": 11}) + "\n")
+    text = written(tmp_path).text
+    assert "2026-11-22 06:49 UTC" in text  # date -u -d @1795330171
+    assert "high water step" in text
+    assert text.count("—") == 3, "no end, no error, no accuracy"
+
+
+def test_one_evaluation_shows_its_interval(tmp_path: Path):
+    publish(tmp_path, steps=3)
+    page = written(tmp_path)
+    whiskers = [a for tag, a in page.elements if tag == "line" and a.get("class") == "curve s0"]
+    assert len(whiskers) == 1
+
+
 def test_restarts_are_marked_where_the_attempt_changes(tmp_path: Path):
     metrics = Metrics(tmp_path, run="a", rank=0, world_size=1, attempt=1)
     metrics.step([step_record(i, attempt=1 if i < 5 else 2) for i in range(1, 9)])
