@@ -8,7 +8,7 @@ from typing import Any
 from trainer.report_charts import number
 from trainer.report_html import Html, tag
 
-MAX_COLUMNS = 9
+MAX_COLUMNS = 12
 MAX_ROWS = 500
 
 

@@ -77,7 +77,15 @@ def test_a_finished_run_shows_every_chart_and_table(tmp_path: Path):
     assert page.count("svg") == 9
     for title in SECTIONS:
         assert title in text
-    for value in ("87.5 %", "87.50 % ± 1.25", "head.scale", "2.13.0", "decode", "3,840"):
+    for value in (
+        "87.5 %",
+        "87.50 % ± 1.25",
+        "TAR at FAR 1e-3",
+        "head.scale",
+        "2.13.0",
+        "decode",
+        "3,840",
+    ):
         assert value in text, value
 
 
