@@ -101,7 +101,7 @@ def write_dataset(
             total=len(shuffled),
             unit=" images",
             file=sys.stderr,
-            disable=not show_progress,
+            disable=None if show_progress else True,  # None: only on a terminal
         ) as bar,
         ShardWriter(folder, shard_bytes=shard_bytes) as writer,
     ):
