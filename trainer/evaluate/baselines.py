@@ -5,18 +5,46 @@ chooses thresholds as it does for a network. If one of these does well, identity
 colours or aligned pixels, and a network's accuracy says little about faces.
 """
 
+import io
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float64, Int64, UInt8
 from PIL import Image
+
+from data_pipeline.index import Dataset
+from data_pipeline.pairs import PairSet
+from data_pipeline.shards import BadSampleError, ShardReader
+from trainer.errors import RunError
+from trainer.evaluate.verification import FoldAccuracy, fold_accuracy
 
 BINS = 8  # a channel; 8 x 8 x 8 colours
 PCA_SIZE = 45  # pixels a side
 PCA_DIMENSIONS = 200
+PCA_FACES = 10_000  # fitted on at most so many, evenly spaced; 2,025 pixels need no more
+OPEN_SHARDS = 8
 
 Faces = UInt8[np.ndarray, "faces height width 3"]
 Scores = Float64[np.ndarray, " pairs"]
+
+
+def score_baselines(pairs: PairSet, training: Dataset) -> dict[str, FoldAccuracy]:
+    """All three on a verification set, by the folds of its pairs; the PCA is fitted on `training`.
+
+    Raises:
+        RunError: an image cannot be read, or images of one set differ in size.
+    """
+    used, place = np.unique(np.concatenate((pairs.first, pairs.second)), return_inverse=True)
+    faces = _read(pairs.dataset, used)
+    first, second = (faces[half] for half in np.split(place, 2))
+    step = -(-training.num_samples // PCA_FACES)
+    pca = whitened_pca(_read(training, np.arange(0, training.num_samples, step)))
+    scores = {
+        "pixel_correlation": pixel_correlation(first, second),
+        "colour_histogram": colour_histogram(first, second),
+        "whitened_pca": pca(first, second),
+    }
+    return {name: fold_accuracy(score, pairs.same, pairs.fold) for name, score in scores.items()}
 
 
 def pixel_correlation(first: Faces, second: Faces) -> Scores:
@@ -49,7 +77,7 @@ def whitened_pca(training: Faces, *, dimensions: int = PCA_DIMENSIONS) -> Whiten
     """Fit on training faces; no pair that is scored may be among them."""
     rows = _small(training)
     if len(rows) <= dimensions:
-        raise ValueError(
+        raise RunError(
             f"{len(rows)} training faces do not fix {dimensions} components; give more than that"
         )
     mean = rows.mean(0)
@@ -57,6 +85,22 @@ def whitened_pca(training: Faces, *, dimensions: int = PCA_DIMENSIONS) -> Whiten
     variance, vectors = np.linalg.eigh(rows.T @ rows / len(rows))
     kept = slice(-dimensions, None)
     return WhitenedPca(mean=mean, projection=vectors[:, kept] / np.sqrt(variance[kept]))
+
+
+def _read(dataset: Dataset, samples: Int64[np.ndarray, " faces"]) -> Faces:
+    if dataset.image_size is None:
+        raise RunError(f"{dataset.path} has images of several sizes; pixels need one to be aligned")
+    reader = ShardReader(dataset, max_open=OPEN_SHARDS)
+    faces = np.empty((len(samples), *dataset.image_size, 3), np.uint8)
+    try:
+        for face, sample in zip(faces, samples.tolist(), strict=True):
+            with Image.open(io.BytesIO(reader.read(sample).content)) as image:
+                face[...] = np.asarray(image.convert("RGB"))
+    except BadSampleError as error:
+        raise RunError(f"{reader.where(error.sample)} cannot be read: {error.reason}") from error
+    finally:
+        reader.close()
+    return faces
 
 
 def grey(faces: Faces) -> Float64[np.ndarray, "faces height width"]:
