@@ -141,9 +141,11 @@ def test_three_steps_equal_plain_torch_at_any_world_size(ranks, stage, kind, pie
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_replaying_forwards_changes_no_bit_and_records_statistics_once(ranks, stage):
-    kept = ranks(3).run(run, stage, toy.Normalised, {})
-    replayed = ranks(3).run(run, stage, toy.Normalised, {"recompute": True})
-    torch.testing.assert_close(replayed, kept, rtol=0.0, atol=0.0)
+    for precision in ("fp32", "bf16"):
+        changes = {"precision": precision}
+        kept = ranks(3).run(run, stage, toy.Normalised, changes)
+        replayed = ranks(3).run(run, stage, toy.Normalised, {**changes, "recompute": True})
+        torch.testing.assert_close(replayed, kept, rtol=0.0, atol=0.0)
 
 
 def poisoned(stage: Stage, where: str) -> tuple[dict, dict, dict[str, float]]:
