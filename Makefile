@@ -12,7 +12,7 @@ setup: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@if command -v uv >/dev/null; then \
 	  uv venv --quiet --allow-existing --python "$(PYTHON)" $(VENV) && \
-	  uv pip install --quiet --python $(BIN)/python $(FIND_LINKS) --constraint constraints.txt --editable '.[dev]'; \
+	  uv pip install --quiet --compile-bytecode --python $(BIN)/python $(FIND_LINKS) --constraint constraints.txt --editable '.[dev]'; \
 	else \
 	  "$(PYTHON)" -m venv $(VENV) && \
 	  $(BIN)/python -m pip install --quiet $(FIND_LINKS) --constraint constraints.txt --editable '.[dev]'; \

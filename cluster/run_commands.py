@@ -21,13 +21,18 @@ def train(
         changes: one-off changes to it, such as steps=100 head.scale=32
         json: print the result as JSON
     """
+    from cluster.exporter import NodeExporter
     from trainer import config, run_folder
     from trainer.launch import run_local
     from trainer.report import write
 
     run = config.load(run_file, changes)
     folder = run_folder.prepare(run)
-    outcome = run_local(run, folder)
+    exporter = NodeExporter(folder, bind=run.metrics.bind, port=run.metrics.port)
+    try:
+        outcome = run_local(run, folder)
+    finally:
+        exporter.stop()
     show({"outcome": outcome, "folder": str(folder), "report": str(write(folder))}, as_json=json)
     return Exit.OK if outcome == "finished" else Exit.STOPPED
 

@@ -199,7 +199,7 @@ class MetricsConfig:
     """Where the per-node exporter listens."""
 
     bind: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 9400
+    port: Annotated[int, Field(ge=0, le=65535)] = 9401
     """A busy port means another free one; 0 means any."""
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, Self
+from typing import Any, Literal, NoReturn, Self
 
 import torch
 from tqdm import tqdm
@@ -23,6 +23,7 @@ from data_pipeline.loader import LoadedStep
 from trainer import build, checkpoint, run_folder
 from trainer.bad_samples import BadSamples
 from trainer.config import RunConfig, plain
+from trainer.errors import RunError
 from trainer.evaluate.embed import verify
 from trainer.history import History
 from trainer.metrics import Metrics, truncate_history
@@ -133,7 +134,7 @@ class _Run:
             total_s=time.perf_counter() - began,
         )
 
-    def _publish(self, *, stop: bool, bar: "tqdm[None]") -> bool:
+    def _publish(self, *, stop: bool, bar: "tqdm[NoReturn]") -> bool:
         """Write the interval's numbers; whether some rank was asked to stop."""
         interval = self.history.flush(stop=stop, bad_samples=self.bad_samples.num_new)
         if self.bad_samples.num_new:
@@ -144,7 +145,7 @@ class _Run:
         self._tell(summary(interval.records, steps=self.config.steps), bar)
         return interval.stop
 
-    def _evaluate(self, bar: "tqdm[None]") -> None:
+    def _evaluate(self, bar: "tqdm[NoReturn]") -> None:
         for name, pairs in self.parts.verification.items():
             result = verify(
                 self.parts.engine.evaluate,
@@ -167,17 +168,23 @@ class _Run:
         if self.step == self.saved_step:
             return
         began = time.perf_counter()
-        path = checkpoint.save(
-            self.folder / "checkpoints",
-            step=self.step,
-            samples_seen=self.step * self.config.batch.size,
-            config=plain(self.config),
-            data={"bad_samples": self.bad_samples.for_checkpoint()},
-            engine=self.parts.engine,
-            head=self.parts.head,
-            topology=self.topology,
-            keep=self.config.checkpoint.keep,
-        )
+        try:
+            path = checkpoint.save(
+                self.folder / "checkpoints",
+                step=self.step,
+                samples_seen=self.step * self.config.batch.size,
+                config=plain(self.config),
+                data={"bad_samples": self.bad_samples.for_checkpoint()},
+                engine=self.parts.engine,
+                head=self.parts.head,
+                topology=self.topology,
+                keep=self.config.checkpoint.keep,
+            )
+        except RunError:
+            self.metrics.checkpoint(
+                seconds=time.perf_counter() - began, size_bytes=0, succeeded=False
+            )
+            raise
         self.saved_step = self.step
         self.metrics.checkpoint(
             seconds=time.perf_counter() - began,
@@ -204,7 +211,7 @@ class _Run:
             truncate_history(self.folder, step)
         return step
 
-    def _progress(self) -> "tqdm[None]":
+    def _progress(self) -> "tqdm[NoReturn]":
         return tqdm(
             total=self.config.steps,
             initial=self.step,
@@ -214,7 +221,7 @@ class _Run:
             disable=self.topology.rank != 0 or not sys.stderr.isatty(),
         )
 
-    def _tell(self, line: str, bar: "tqdm[None]") -> None:
+    def _tell(self, line: str, bar: "tqdm[NoReturn]") -> None:
         if self.topology.rank == 0:
             bar.write(line, file=sys.stdout)
             sys.stdout.flush()

@@ -65,9 +65,7 @@ def main() -> None:
         folder = Path(name)
         synthesize(folder / "faces", identities=50, images=8, size=112, processes=2)
         rows = [
-            measure(
-                backbone, size, steps=arguments.steps, threads=arguments.threads, folder=folder
-            )
+            measure(backbone, size, steps=arguments.steps, threads=arguments.threads, folder=folder)
             for backbone, size in (("facenet_small", 64), ("mobilefacenet", 112))
         ]
     for row in rows:
