@@ -9,11 +9,12 @@ import os
 import signal
 import tempfile
 import traceback
+from collections.abc import Sequence
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import FrameType
-from typing import Literal
+from typing import Any, Literal
 
 import torch.distributed as dist
 
@@ -25,6 +26,12 @@ Outcome = Literal["finished", "stopped"]
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 """Longer than any evaluation or checkpoint that one rank waits for."""
+
+FAILURES = ("refused", "killed", "error")
+"""How a rank can fail; the earlier ones cause the later on other ranks, by a broken connection."""
+
+ECHO_S = 3.0
+"""How long the ranks are heard after the first failure."""
 
 
 def run_local(config: RunConfig, folder: Path) -> Outcome:
@@ -55,24 +62,24 @@ def run_local(config: RunConfig, folder: Path) -> Outcome:
                         rank.join()
 
 
-def _collect(receivers: list[Connection]) -> Outcome:
-    """The ranks' common outcome, or the first error that is not an echo of another's end."""
+def _collect(receivers: Sequence[Any]) -> Outcome:
+    """The ranks' common outcome, or the error that was there before its echoes on other ranks."""
     waiting = {receiver: rank for rank, receiver in enumerate(receivers)}
     outcomes: list[Outcome] = []
-    while waiting:
-        for receiver in wait(list(waiting)):
-            assert isinstance(receiver, Connection)
+    failures: list[tuple[int, str]] = []
+    while waiting and (ready := wait(list(waiting), timeout=ECHO_S if failures else None)):
+        for receiver in ready:
             rank = waiting.pop(receiver)
             try:
                 kind, text = receiver.recv()
             except EOFError:
-                raise RunError(
-                    f"rank {rank} was killed; the run continues from its last"
-                    " checkpoint when it is started again"
-                ) from None
-            if kind == "error":
-                raise RunError(f"rank {rank}: {text}")
-            outcomes.append(kind)
+                kind, text = "killed", "was killed; start the run again, it continues"
+            if kind in FAILURES:
+                failures.append((FAILURES.index(kind), f"rank {rank}: {text}"))
+            else:
+                outcomes.append(kind)
+    if failures:
+        raise RunError(min(failures)[1])
     return "stopped" if "stopped" in outcomes else "finished"
 
 
@@ -82,7 +89,7 @@ def _rank(rank: int, config: RunConfig, folder: Path, meeting: str, sender: Conn
     try:
         sender.send((_train(rank, config, folder, meeting), ""))
     except ValueError as error:  # the user's to mend: one line is enough
-        sender.send(("error", str(error)))
+        sender.send(("refused", str(error)))
         os._exit(1)  # not waiting for peers that hang in a collective
     except BaseException:
         sender.send(("error", traceback.format_exc()))

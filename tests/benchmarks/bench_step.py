@@ -14,7 +14,7 @@ from data_pipeline.synthetic import synthesize
 from tests.benchmarks.record import record
 from trainer import config, run_folder
 from trainer.launch import run_local
-from trainer.snapshot import read_lines
+from trainer.metrics import read_lines
 
 PHASES = ("data_wait", "forward", "head", "backward", "optimizer")
 
