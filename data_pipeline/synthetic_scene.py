@@ -12,10 +12,10 @@ from data_pipeline.synthetic_pose import turned
 from data_pipeline.synthetic_traits import Conditions
 
 INK: Colour = (0.10, 0.07, 0.07)
-GLASSES_SHARE = 0.15
+GLASSES_SHARE = 0.14
 SUNGLASSES_SHARE = 0.2  # of the glasses
-HAT_SHARE = 0.10
-COVER_SHARE = 0.16
+HAT_SHARE = 0.08
+COVER_SHARE = 0.12
 
 
 def backdrop_colour(scene: Conditions) -> Colour:

@@ -120,13 +120,13 @@ class Conditions:
 
     light_x: float = _flat(-1.0, 1.0)
     light_y: float = _flat(-1.0, 0.4)
-    light_strength: float = _flat(0.0, 0.5)
-    exposure: float = _flat(0.72, 1.25)
-    contrast: float = _flat(0.72, 1.2)
-    cast_red: float = _flat(0.8, 1.2)
-    cast_green: float = _flat(0.84, 1.16)
-    cast_blue: float = _flat(0.74, 1.26)
-    saturation: float = _flat(0.35, 1.25)
+    light_strength: float = _flat(0.0, 0.42)
+    exposure: float = _flat(0.75, 1.22)
+    contrast: float = _flat(0.75, 1.2)
+    cast_red: float = _flat(0.83, 1.17)
+    cast_green: float = _flat(0.87, 1.13)
+    cast_blue: float = _flat(0.78, 1.22)
+    saturation: float = _flat(0.45, 1.2)
 
     backdrop_red: float = _flat(0.1, 0.95)
     backdrop_green: float = _flat(0.1, 0.95)
@@ -157,8 +157,8 @@ class Conditions:
     cover_turn: float = _flat(-0.4, 1.0)
     cover_tone: float = _flat(0.0, 1.0)
 
-    blur: float = _flat(-1.0, 0.8)
-    noise: float = _flat(0.0, 0.045)
+    blur: float = _flat(-1.0, 0.7)
+    noise: float = _flat(0.0, 0.03)
 
 
 def traits(seed: int, identity: int) -> Traits:
