@@ -3,7 +3,7 @@
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import tyro
 from tyro.conf import Positional
@@ -12,6 +12,8 @@ from cluster.console import errors_in_one_line, show
 from cluster.errors import ClusterError, Exit, Unreachable
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from cluster.submit import View
 
 POLL_S = 0.5
@@ -199,9 +201,11 @@ def wait(
     view = _view(run, runs)
     if view.state is None:
         raise ClusterError(f"{view.folder.name} was never submitted")
-    while view.state in ACTIVE and (deadline is None or time.monotonic() < deadline):
-        time.sleep(POLL_S)
-        view = _view(str(view.folder), runs)
+    with _progress(view) as bar:
+        while view.state in ACTIVE and (deadline is None or time.monotonic() < deadline):
+            time.sleep(POLL_S)
+            view = _view(str(view.folder), runs)
+            _advance(bar, view)
     show(_summary(view), as_json=json)
     assert view.state is not None
     return EXIT_CODE.get(view.state, Exit.TIMEOUT)
@@ -255,6 +259,25 @@ def cluster_down(*, now: bool = False, json: bool = False) -> int:
         )
     show({"state": "down", "ended_processes": len(local.down())}, as_json=json)
     return Exit.OK
+
+
+def _progress(view: "View") -> "tqdm[NoReturn]":
+    """A bar of the job's steps, on a terminal only."""
+    from tqdm import tqdm
+
+    from trainer.config import read_tree
+
+    steps = read_tree(view.folder / "run.yaml").get("steps")
+    bar = tqdm(desc=view.folder.name, total=steps, unit="step", disable=None, dynamic_ncols=True)
+    _advance(bar, view)
+    return bar
+
+
+def _advance(bar: "tqdm[NoReturn]", view: "View") -> None:
+    from cluster.attempts import high_water_step
+
+    bar.set_postfix_str(str(view.state), refresh=False)
+    bar.update(high_water_step(view.folder) - bar.n)
 
 
 def _view(run: str, runs: Path) -> "View":

@@ -155,6 +155,8 @@ def test_help_imports_nothing_heavy():
         "heavy = {'torch', 'numpy', 'ray', 'deepspeed', 'pydantic', 'nvidia'} & set(sys.modules)\n"
         "sys.exit(repr(heavy) if heavy else 0)"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=False, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert "submit" in done.stdout

@@ -20,6 +20,7 @@ def call(*command: str | Path, cwd: Path, environment: dict[str, str] | None = N
     done = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
+        check=False,
         env=environment,
         capture_output=True,
         text=True,
