@@ -86,6 +86,7 @@ def _collect(receivers: Sequence[Any]) -> Outcome:
 def _rank(rank: int, config: RunConfig, folder: Path, meeting: str, sender: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent asks for a checkpoint instead
     os.environ["LOCAL_RANK"] = str(rank)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # else the interface of this machine's name
     try:
         sender.send((_train(rank, config, folder, meeting), ""))
     except ValueError as error:  # the user's to mend: one line is enough
