@@ -69,6 +69,7 @@ def _collect(receivers: Sequence[Any]) -> Outcome:
     failures: list[tuple[int, str]] = []
     while waiting and (ready := wait(list(waiting), timeout=ECHO_S if failures else None)):
         for receiver in ready:
+            assert isinstance(receiver, Connection)
             rank = waiting.pop(receiver)
             try:
                 kind, text = receiver.recv()

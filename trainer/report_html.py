@@ -123,6 +123,7 @@ h2 + .table, figure .table { margin-top: 0; } figure .table { border: 0; }
 figure td:first-child, figure th:first-child { padding-left: 0; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; }
 th, td { text-align: left; padding: 6px 16px; vertical-align: top; overflow-wrap: anywhere; }
+th:first-child, td:first-child { overflow-wrap: normal; }
 th { color: var(--soft); font-weight: 550; white-space: nowrap; }
 tbody tr + tr > * { border-top: 1px solid var(--line); }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }

@@ -224,7 +224,10 @@ def test_an_existing_destination_is_refused_and_untouched(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_progress_goes_to_stderr_and_only_when_asked_for(tmp_path, capsys):
+def test_progress_goes_to_a_terminal_and_only_when_asked_for(tmp_path, capsys, monkeypatch):
+    pack(people({"ann": 2}), tmp_path / "piped", show_progress=True)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     pack(people({"ann": 2}), tmp_path / "quiet")
     assert capsys.readouterr() == ("", "")
     pack(people({"ann": 2}), tmp_path / "loud", show_progress=True)
