@@ -1,13 +1,13 @@
 """Records what runs on real faces came to: accuracy with its interval, baselines, curve, time.
 
-    python -m tests.benchmarks.lfw3d PAIRS TRAINING RUN_FOLDER...
+    python -m tests.benchmarks.lfw3d --pairs SET --fit TRAINING... --runs RUN_FOLDER...
 
 Scores nothing anew: accuracies are those of the runs' own last evaluations; baselines are computed
-here, on the same pairs and folds. Names no person.
+here, on the same pairs and folds, fitted on each training set. Names no person.
 """
 
-import json
-import sys
+import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
@@ -56,36 +56,42 @@ def curve(folder: Path) -> str:
     return f"{folder.name}, loss (target cosine) by step: {points}"
 
 
-def main(arguments: list[str]) -> None:
-    pairs, training, *runs = map(Path, arguments)
-    opened = PairSet.open(pairs)
-    rows = [of_run(run) for run in runs]
-    for name, folds in score_baselines(opened, Dataset.open(training)).items():
-        low, high = bootstrap_interval(folds.correct, opened.fold)
-        known = {
-            "what": f"baseline: {name.replace('_', ' ')}",
+def of_baselines(pairs: PairSet, training: Dataset) -> Iterator[dict[str, Cell]]:
+    """One row for each way without a network."""
+    for name, folds in score_baselines(pairs, training).items():
+        yield {
+            "what": f"{name.replace('_', ' ')}, fitted on {training.num_samples} faces",
             "accuracy %": percent(folds.accuracy),
-            "95 % interval": interval(low, high),
+            "95 % interval": interval(*bootstrap_interval(folds.correct, pairs.fold)),
             "std over folds": percent(folds.std),
         }
-        rows.append({column: known.get(column, "") for column in rows[0]})
+
+
+def main() -> None:
+    """Collect and record."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=Path, required=True)
+    parser.add_argument("--fit", type=Path, nargs="+", required=True)
+    parser.add_argument("--runs", type=Path, nargs="+", required=True)
+    arguments = parser.parse_args()
+    rows = [of_run(run) for run in arguments.runs]
+    pairs = PairSet.open(arguments.pairs)
+    for training in map(Dataset.open, arguments.fit):
+        for row in of_baselines(pairs, training):
+            rows.append({column: row.get(column, "") for column in rows[0]})
     notes = [
         "pairs: the 590 of val_pairs.txt, persons not trained on, ten folds; the threshold of a"
         " fold from the other nine; embeddings of a face and its mirror image added",
-        "training: persons of LFW3D with two or more images (953 persons, 5,237 faces)",
+        "networks are trained on the persons of LFW3D with two or more images (953 persons, 5,237"
+        " faces): `facescale submit trainer/recipes/lfw3d_*.yaml`, two workers of one thread",
         "LFW: Huang et al. 2007; LFW3D: Hassner et al. 2015; not comparable with published LFW",
         "the interval draws pairs anew within each fold and keeps the thresholds",
-        *(curve(run) for run in runs),
-        *(
-            f"{run.name}: `facescale submit trainer/recipes/{run.name.replace('-', '_')}.yaml`"
-            for run in runs
-        ),
+        *map(curve, arguments.runs),
     ]
-    print(json.dumps(rows, indent=1))
-    record(
-        "lfw3d", rows, command="python -m tests.benchmarks.lfw3d PAIRS TRAINING RUN...", notes=notes
-    )
+    for row in rows:
+        print(row)
+    record("lfw3d", rows, command="python -m tests.benchmarks.lfw3d ...", notes=notes)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from data_pipeline.pairs import pack_drawn_pairs
 from data_pipeline.synthetic import SyntheticSource, synthesize
@@ -31,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run_file(folder: Path, name: str) -> Path:
+def run_file(folder: Path, name: str, **changes: object) -> Path:
     tree = {
         "name": name,
         "steps": STEPS,
@@ -46,7 +48,7 @@ def run_file(folder: Path, name: str) -> Path:
         "cluster": {"workers": 2},
     }
     path = folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(tree))
+    path.write_text(yaml.safe_dump(tree | changes))
     return path
 
 
@@ -112,6 +114,35 @@ def straight(folder: Path) -> list[dict]:
     return history(folder, "straight")
 
 
+def assert_equal_to_the_bit(folder: Path, name: str, straight: list[dict]) -> None:
+    """Losses, samples, verification scores, and all of the last checkpoint, buffers too."""
+    again = history(folder, name)
+    assert [line["step"] for line in again] == list(range(1, STEPS + 1))
+    for before, after in zip(straight, again, strict=True):
+        assert {k: before[k] for k in EXACT} == {k: after[k] for k in EXACT}
+    assert evaluations(folder, name) == evaluations(folder, "straight")
+    files = sorted(last_checkpoint(folder, "straight").glob("*.safetensors"))
+    assert len(files) == 4
+    for file in files:
+        assert file.read_bytes() == (last_checkpoint(folder, name) / file.name).read_bytes()
+
+
+def last_checkpoint(folder: Path, name: str) -> Path:
+    return folder / "runs" / name / "checkpoints" / f"step-{STEPS:09d}"
+
+
+def stop_after(folder: Path, path: Path, step: int) -> int:
+    """Train until some step after `step` is done, ask to stop; the step it stopped at."""
+    process = train(path)
+    wait_for(lambda: len(history(folder, path.stem)) >= step, process)
+    process.send_signal(signal.SIGTERM)
+    assert finish(process) == 5
+    stopped_at = history(folder, path.stem)[-1]["step"]
+    assert step <= stopped_at < STEPS
+    assert (folder / f"runs/{path.stem}/checkpoints/step-{stopped_at:09d}").is_dir()
+    return stopped_at
+
+
 def test_a_killed_run_continues_bit_for_bit(folder: Path, straight: list[dict]):
     path = run_file(folder, "killed")
     process = train(path)
@@ -119,38 +150,39 @@ def test_a_killed_run_continues_bit_for_bit(folder: Path, straight: list[dict]):
     os.kill(ranks_of(process)[0], signal.SIGKILL)
     assert finish(process) == 1
     assert finish(train(path)) == 0
+    assert_equal_to_the_bit(folder, "killed", straight)
 
-    again = history(folder, "killed")
-    assert [line["step"] for line in again] == list(range(1, STEPS + 1))
-    for before, after in zip(straight, again, strict=True):
-        assert {k: before[k] for k in EXACT} == {k: after[k] for k in EXACT}
-    assert evaluations(folder, "killed") == evaluations(folder, "straight")
-    for file in sorted((folder / "runs/straight/checkpoints/step-000000012").glob("*.safetensors")):
-        other = folder / "runs/killed/checkpoints/step-000000012" / file.name
-        assert file.read_bytes() == other.read_bytes(), file.name
+
+def test_a_run_stopped_at_an_unscheduled_step_continues_bit_for_bit(
+    folder: Path, straight: list[dict]
+):
+    path = run_file(folder, "stopped", every={"log": 1, "save": 100, "evaluate": 6})
+    stop_after(folder, path, 5)
+    assert finish(train(path)) == 0
+    assert_equal_to_the_bit(folder, "stopped", straight)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_run_stopped_at_any_step_continues_at_another_world_size(
+def test_a_run_saved_on_two_ranks_continues_on_one_and_on_three(
     folder: Path, straight: list[dict], workers: int
 ):
-    name = f"resized-{workers}"
-    path = run_file(folder, name)
-    process = train(path)
-    wait_for(lambda: len(history(folder, name)) >= 5, process)
-    process.send_signal(signal.SIGTERM)
-    assert finish(process) == 5
-    stopped_at = history(folder, name)[-1]["step"]
-    assert 5 <= stopped_at < STEPS
-    assert (folder / f"runs/{name}/checkpoints/step-{stopped_at:09d}").is_dir()
+    path = run_file(folder, f"resized-{workers}")
+    stop_after(folder, path, 5)
     assert finish(train(path, f"cluster.workers={workers}", "engine.zero_stage=0")) == 0
 
-    again = history(folder, name)
+    again = history(folder, path.stem)
     assert [line["step"] for line in again] == list(range(1, STEPS + 1))
     for before, after in zip(straight, again, strict=True):
         assert before["samples"] == after["samples"]
         # float32: other orders of summation over ranks, grown over a few steps of training
         assert after["loss"] == pytest.approx(before["loss"], rel=2e-3)
-    scores = zip(evaluations(folder, name), evaluations(folder, "straight"), strict=True)
-    for mine, other in scores:
+    ours, theirs = (
+        load_file(last_checkpoint(folder, name) / "backbone.safetensors")
+        for name in (path.stem, "straight")
+    )
+    for name, tensor in theirs.items():  # parameters and running statistics
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-2, atol=2e-3)
+    for mine, other in zip(
+        evaluations(folder, path.stem), evaluations(folder, "straight"), strict=True
+    ):
         assert mine["auc"] == pytest.approx(other["auc"], abs=0.02)
