@@ -52,7 +52,7 @@ def verify(
     from trainer.evaluate.trained import verify_run
 
     result = verify_run(folder, pairs, threads=threads)
-    show(_without_curve(result), as_json=json)
+    show(result if json else _for_a_terminal(result), as_json=json)
     return Exit.OK
 
 
@@ -118,5 +118,5 @@ def _row(row: Any) -> dict[str, Any]:
     return asdict(row)
 
 
-def _without_curve(result: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in result.items() if name != "roc"}
+def _for_a_terminal(result: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in result.items() if name not in ("roc", "time")}
