@@ -120,31 +120,20 @@ def synth(
         json: print the result as JSON
     """
     from data_pipeline.index import describe
+    from data_pipeline.pack import pack as write
     from data_pipeline.pairs import pack_drawn_pairs
-    from data_pipeline.synthetic import SyntheticSource, synthesize
+    from data_pipeline.synthetic import SyntheticSource
 
+    source = SyntheticSource(
+        identities=identities, images=images, size=size, seed=seed, first_identity=first_identity
+    )
     if pairs:
-        source = SyntheticSource(
-            identities=identities,
-            images=images,
-            size=size,
-            seed=seed,
-            first_identity=first_identity,
-        )
         written = pack_drawn_pairs(
             source, dest, num_pairs=pairs, seed=seed, workers=workers, show_progress=True
         )
         show(describe(written.dataset) | {"pairs": len(written.same)}, as_json=json)
         return Exit.OK
-    dataset = synthesize(
-        dest,
-        identities=identities,
-        images=images,
-        size=size,
-        seed=seed,
-        first_identity=first_identity,
-        processes=workers,
-        show_progress=True,
+    show(
+        describe(write(source, dest, seed=seed, workers=workers, show_progress=True)), as_json=json
     )
-    show(describe(dataset), as_json=json)
     return Exit.OK

@@ -51,7 +51,7 @@ def run_local(config: RunConfig, folder: Path) -> Outcome:
             rank.start()
         for _, sender in pipes:
             sender.close()
-        with _stop_on_signal(folder):
+        with _StopOnSignal(folder):
             try:
                 return _collect([receiver for receiver, _ in pipes])
             finally:
@@ -114,7 +114,7 @@ def _train(rank: int, config: RunConfig, folder: Path, meeting: str) -> Outcome:
     return outcome
 
 
-class _stop_on_signal:
+class _StopOnSignal:
     """While active, an interrupt asks every rank to save and stop; a second one is fatal."""
 
     def __init__(self, folder: Path) -> None:

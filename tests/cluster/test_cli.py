@@ -101,6 +101,26 @@ def test_a_truncated_shard_is_named_before_anything_starts(capsys, faces: Path, 
     assert (code, tar.name in one_line(errors)) == (1, True)
 
 
+def test_a_label_outside_the_range_is_told(capsys, faces: Path, tmp_path: Path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in faces.iterdir():
+        (broken / file.name).write_bytes(file.read_bytes())
+    index = json.loads((broken / "index.json").read_text())
+    index["num_identities"] = 3
+    (broken / "index.json").write_text(json.dumps(index))
+    code, _, errors = run(capsys, "data", "info", broken)
+    assert (code, "label" in one_line(errors)) == (1, True)
+
+
+def test_made_up_people_are_packed_as_a_training_and_as_a_verification_set(capsys, tmp_path: Path):
+    size = ("--identities", "20", "--images", "2", "--size", "32", "--json")
+    code, out, _ = run(capsys, "data", "synth", tmp_path / "train", *size)
+    assert (code, json.loads(out)["samples"]) == (0, 40)
+    code, out, _ = run(capsys, "data", "synth", tmp_path / "pairs", *size, "--pairs", "20")
+    assert (code, json.loads(out)["pairs"]) == (0, 20)
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
