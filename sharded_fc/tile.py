@@ -8,7 +8,7 @@ logits, z = scale * cosine, so that no pass over the tile is spent on a scale.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sharded_fc.margins import HardNegatives
@@ -105,7 +105,7 @@ class Weights:
 
     offset: Float[Tensor, " batch"]
     target: Float[Tensor, " batch"]
-    factor: float
+    factor: float | Float[Tensor, ""]
 
 
 def gradient_tile(
@@ -150,7 +150,7 @@ def gradient_tile(
 class OwnClass:
     """Where the samples' own classes lie in a tile of classes."""
 
-    here: Float[Tensor, " batch"] | Int[Tensor, " batch"] | Tensor
+    here: Bool[Tensor, " batch"]
     row: Int[Tensor, "1 batch"]
 
     def write(self, tile: Float[Tensor, "classes batch"], value: float | Tensor) -> None:

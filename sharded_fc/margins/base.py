@@ -72,18 +72,20 @@ class Margin(ABC):
 
     `loss` is "softmax", or "sigmoid" for a binary cross-entropy of every class by itself.
     `normalised` says whether logits come from cosines or from raw products. `class_margins` says
-    whether the head may be given a margin for each class.
+    whether the head may be given a margin for each class, `changes_negatives` whether adjustments
+    have `hard`.
     """
 
     loss: ClassVar[Literal["softmax", "sigmoid"]] = "softmax"
     normalised: ClassVar[bool] = True
     class_margins: ClassVar[bool] = False
+    changes_negatives: ClassVar[bool] = False
 
     def initial_state(self) -> dict[str, float]:
         """The named scalars before the first step."""
         return {}
 
-    def check(self, *, scale: float, num_classes: int) -> None:  # noqa: B027: most refuse nothing
+    def check(self, *, scale: float, num_classes: int) -> None:  # noqa: B027
         """Raise ValueError where this margin does not work with the head's other numbers."""
 
     @abstractmethod
