@@ -106,10 +106,11 @@ class ShardedHead:
             start,
             stop,
             embedding_dim=embedding_dim,
-            state_names=optimizer.state_names,
+            state_widths=optimizer.state_widths(embedding_dim),
             seed=seed,
             device=self.device,
             dtype=dtype,
+            state_dtype=dtype,
         )
         self._softmax = ChunkedSoftmax(
             self._rows, optimizer, scale=scale, shift=self._shift, compute_dtype=compute_dtype

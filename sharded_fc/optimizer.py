@@ -1,53 +1,221 @@
-"""The update of a chunk of centres, made while the chunk is in cache."""
+"""The update of a slice of rows, made while the slice is in cache.
 
+Rows are computed in the working dtype (float32, or float64 where they are kept in it), every
+operation rounded by itself, and kept in theirs: two-byte dtypes by stochastic rounding. A learning
+rate of 0 leaves the bits of the centres, `skip` those of everything.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from sharded_fc.rounding import round_stochastically, rounding_key
+from sharded_fc.storage import RowSlice
 
 
 @dataclass(frozen=True)
 class SGD:
-    """Momentum and weight decay exactly as torch.optim.SGD (no dampening, no Nesterov)."""
+    """Momentum and weight decay exactly as torch.optim.SGD, without dampening."""
 
     momentum: float
     weight_decay: float
+    nesterov: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum {self.momentum}; use a value in [0, 1)")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay {self.weight_decay}; use 0 or more")
+        _check_share("momentum", self.momentum)
+        _check_not_negative("weight_decay", self.weight_decay)
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov with momentum 0; use a momentum in (0, 1), or no nesterov")
 
-    @property
-    def state_names(self) -> tuple[str, ...]:
-        """The tensors, shaped like the centres, that are kept between steps."""
-        return ("momentum",) if self.momentum else ()
+    def state_widths(self, embedding_dim: int) -> dict[str, int]:
+        """The columns of each tensor that is kept between steps."""
+        return {"momentum": embedding_dim} if self.momentum else {}
 
     def update(
         self,
-        centre: Float[Tensor, "classes dim"],
-        state: dict[str, Tensor],
-        gradient: Float[Tensor, "classes dim"],
+        rows: RowSlice,
+        gradient: Float[Tensor, "n d"],
+        along: Float[Tensor, " n"] | None,
         *,
         learning_rate: float,
-        skip: Float[Tensor, ""],
+        step: Int[Tensor, ""],
+        seed: int,
+        skip: Bool[Tensor, ""],
     ) -> None:
-        """Step in place, in one pass; nothing is written where `skip`, on the device, is 1."""
-        # torch.optim.SGD(fused=True) calls the same kernel; going through the optimizer would need
-        # a Parameter with a gradient for every chunk.
-        torch._fused_sgd_(  # pyright: ignore[reportPrivateImportUsage]
-            [centre],
-            [gradient],
-            list(state.values()),
-            weight_decay=self.weight_decay,
-            momentum=self.momentum,
-            lr=learning_rate,
-            dampening=0.0,
-            nesterov=False,
-            maximize=False,
-            is_first_step=False,
-            grad_scale=None,
-            found_inf=skip,
-        )
+        """Step in place by `gradient - along[:, None] * row`; the gradient may be overwritten.
+
+        `gradient` and `along` are in the working dtype. `step` counts the steps taken before this
+        one. Where `skip`, on the device, is true, no bit changes.
+        """
+        if _skipped_on_host(skip):
+            return
+        store = _store(rows, learning_rate=learning_rate, step=step, seed=seed, skip=skip)
+        centre = rows.centre.to(gradient.dtype)
+        _turn(gradient, along, centre)
+        if self.weight_decay:
+            gradient += centre * self.weight_decay
+        if self.momentum:
+            momentum = rows.state["momentum"].to(gradient.dtype) * self.momentum + gradient
+            store("momentum", momentum)
+            direction = gradient + momentum * self.momentum if self.nesterov else momentum
+        else:
+            direction = gradient
+        store("centre", centre - direction * learning_rate)
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """torch.optim.AdamW: `mean` and `square` are its exp_avg and exp_avg_sq (arXiv:1711.05101).
+
+    The bias of both is corrected by the head's steps, whichever rows they changed.
+    """
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+
+    def __post_init__(self) -> None:
+        for index, beta in enumerate(self.betas):
+            _check_share(f"betas[{index}]", beta)
+        _check_positive("eps", self.eps)
+        _check_not_negative("weight_decay", self.weight_decay)
+
+    def state_widths(self, embedding_dim: int) -> dict[str, int]:
+        """The columns of each tensor that is kept between steps."""
+        return {"mean": embedding_dim, "square": embedding_dim}
+
+    def update(
+        self,
+        rows: RowSlice,
+        gradient: Float[Tensor, "n d"],
+        along: Float[Tensor, " n"] | None,
+        *,
+        learning_rate: float,
+        step: Int[Tensor, ""],
+        seed: int,
+        skip: Bool[Tensor, ""],
+    ) -> None:
+        """As `SGD.update`."""
+        if _skipped_on_host(skip):
+            return
+        store = _store(rows, learning_rate=learning_rate, step=step, seed=seed, skip=skip)
+        dtype = gradient.dtype
+        centre = rows.centre.to(dtype)
+        _turn(gradient, along, centre)
+        first_beta, second_beta = self.betas
+        mean = rows.state["mean"].to(dtype)
+        mean = mean + (gradient - mean) * (1 - first_beta)
+        square = rows.state["square"].to(dtype) * second_beta
+        square += gradient.square_().mul_(1 - second_beta)
+        store("mean", mean)
+        store("square", square)
+        count = (step + 1).to(torch.float64)
+        step_size = (learning_rate / (1 - first_beta**count)).to(dtype)
+        spread = (1 - second_beta**count).sqrt().to(dtype)
+        denominator = square.sqrt().div_(spread).add_(self.eps)
+        decayed = centre * (1 - learning_rate * self.weight_decay)
+        store("centre", decayed - (mean * step_size).div_(denominator))
+
+
+@dataclass(frozen=True)
+class RowWise:
+    """One scale a row: v <- beta v + (1 - beta) mean(g^2), w <- w - rate g / (sqrt(v) + eps).
+
+    Keeps one number a row where SGD keeps a row. Weight decay is decoupled, as in AdamW.
+    """
+
+    beta: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_share("beta", self.beta)
+        _check_positive("eps", self.eps)
+        _check_not_negative("weight_decay", self.weight_decay)
+
+    def state_widths(self, embedding_dim: int) -> dict[str, int]:
+        """The columns of each tensor that is kept between steps."""
+        return {"square": 1}
+
+    def update(
+        self,
+        rows: RowSlice,
+        gradient: Float[Tensor, "n d"],
+        along: Float[Tensor, " n"] | None,
+        *,
+        learning_rate: float,
+        step: Int[Tensor, ""],
+        seed: int,
+        skip: Bool[Tensor, ""],
+    ) -> None:
+        """As `SGD.update`."""
+        if _skipped_on_host(skip):
+            return
+        store = _store(rows, learning_rate=learning_rate, step=step, seed=seed, skip=skip)
+        centre = rows.centre.to(gradient.dtype)
+        _turn(gradient, along, centre)
+        mean_square = _row_sums(gradient.square()).div_(gradient.shape[1])
+        square = rows.state["square"] * self.beta + mean_square * (1 - self.beta)
+        store("square", square)
+        rate = (square.sqrt() + self.eps).reciprocal_().mul_(learning_rate)
+        decayed = centre * (1 - learning_rate * self.weight_decay)
+        store("centre", decayed - gradient * rate)
+
+
+Optimizer = SGD | AdamW | RowWise
+
+
+def _turn(gradient: Tensor, along: Tensor | None, centre: Tensor) -> None:
+    """Take off the part along the row itself: the gradient through the row's normalisation."""
+    if along is not None:
+        gradient -= centre * along.unsqueeze(1)
+
+
+def _row_sums(value: Tensor) -> Tensor:
+    """[n, d] -> [n, 1] by folding the right half onto the left: one order of adding everywhere."""
+    while (width := value.shape[1]) > 1:
+        half = width // 2
+        value[:, :half] += value[:, width - half :]
+        value = value[:, : width - half]
+    return value
+
+
+def _store(
+    rows: RowSlice, *, learning_rate: float, step: Tensor, seed: int, skip: Tensor
+) -> Callable[[str, Tensor], None]:
+    """A function that keeps new values of the tensor it is told."""
+    names = ["centre", *rows.state]
+
+    def keep(name: str, value: Tensor) -> None:
+        if name == "centre" and learning_rate == 0:
+            return
+        kept = rows.centre if name == "centre" else rows.state[name]
+        if kept.dtype.itemsize == 2:
+            key = rounding_key(seed=seed, step=step, tensor=names.index(name))
+            value = round_stochastically(value, kept.dtype, key=key, first_row=rows.first)
+        kept.copy_(value if kept.is_cpu else torch.where(skip, kept, value))
+
+    return keep
+
+
+def _skipped_on_host(skip: Tensor) -> bool:
+    """On a CPU reading `skip` waits for nothing; elsewhere the values are chosen on the device."""
+    return skip.is_cpu and bool(skip)
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} {value}; use a value in [0, 1)")
+
+
+def _check_not_negative(name: str, value: float) -> None:
+    if not value >= 0:
+        raise ValueError(f"{name} {value}; use 0 or more")
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"{name} {value}; use more than 0")

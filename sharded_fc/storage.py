@@ -1,18 +1,43 @@
-"""One rank's rows: its classes' centres and whatever the optimizer keeps for each of them."""
+"""One rank's rows: its classes' centres and whatever the optimizer keeps for each of them.
+
+A table is born empty: rows get their first values when they are first asked for, so that making a
+head of any size costs nothing and a resumed one writes each row once.
+"""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from sharded_fc.initial import initial_rows
 from sharded_fc.reshard import gaps, overlap
 
 Block = tuple[int, dict[str, Tensor]]
+"""(first global row, {"centre": [n, dim], state name: [n, width]}), on the host."""
+
+_PIECE_ROWS = 1024  # what is made ready at once: 2 MiB of float32 at 512 columns, still in cache
+
+
+@dataclass(frozen=True)
+class RowSlice:
+    """Views of some consecutive rows: writing to them writes to the table."""
+
+    centre: Float[Tensor, "n dim"]
+    state: dict[str, Tensor]
+    first: int
+    """The global number of the first row."""
 
 
 class Rows:
-    """Rows [start, stop) of the global table, as tensors of one dtype on one device."""
+    """Rows [start, stop) of the global table, counted over all ranks.
+
+    `centre` is [stop - start, embedding_dim] in `dtype`; `state` holds a tensor of each width in
+    `state_widths`, in `state_dtype`, but those of width 1 in full precision. With `initial_columns`
+    only the first so many columns start at random, the others at 0, and the former at the bits
+    that a table of just these columns would have.
+    """
 
     def __init__(
         self,
@@ -20,52 +45,71 @@ class Rows:
         stop: int,
         *,
         embedding_dim: int,
-        state_names: tuple[str, ...],
+        state_widths: dict[str, int],
         seed: int,
         device: torch.device,
         dtype: torch.dtype,
+        state_dtype: torch.dtype,
+        initial_columns: int | None = None,
     ) -> None:
         self.start = start
         self.stop = stop
-        first = initial_rows(start, stop, embedding_dim=embedding_dim, seed=seed, device=device)
-        self.centre = first.to(dtype)
-        self.state = {name: torch.zeros_like(self.centre) for name in state_names}
+        self._seed = seed
+        self._initial_columns = embedding_dim if initial_columns is None else initial_columns
+        self.centre = torch.empty(stop - start, embedding_dim, dtype=dtype, device=device)
+        working = working_dtype(dtype)
+        self.state = {
+            name: torch.empty(
+                stop - start, width, dtype=working if width == 1 else state_dtype, device=device
+            )
+            for name, width in state_widths.items()
+        }
+        self._unwritten = set(range(-(-len(self) // _PIECE_ROWS)))
 
     def __len__(self) -> int:
         return self.stop - self.start
 
-    def state_of(self, start: int, stop: int) -> dict[str, Tensor]:
-        """Views of the optimizer's rows [start, stop), counted within this partition."""
-        return {name: tensor[start:stop] for name, tensor in self.state.items()}
+    def ready(self, start: int, stop: int) -> None:
+        """Give the rows [start, stop), counted within this partition, a value if they have none.
+
+        Reading `centre` or `state` without it finds whatever the memory held.
+        """
+        if not self._unwritten:
+            return
+        for piece in range(start // _PIECE_ROWS, -(-stop // _PIECE_ROWS)):
+            if piece in self._unwritten:
+                self._write_initial(piece)
+                self._unwritten.discard(piece)
+
+    def view(self, start: int, stop: int) -> RowSlice:
+        """The rows [start, stop), counted within this partition, ready to be read and written."""
+        self.ready(start, stop)
+        return RowSlice(
+            centre=self.centre[start:stop],
+            state={name: tensor[start:stop] for name, tensor in self.state.items()},
+            first=self.start + start,
+        )
 
     def blocks(self, block: int) -> Iterator[Block]:
-        """Copies on the host, `block` rows at a time, each with its first global class."""
+        """Copies on the host, `block` rows at a time, each with its first global row."""
         for first in range(0, len(self), block):
             last = min(first + block, len(self))
-            tensors = {"centre": self.centre, **self.state}
-            copies = {name: t[first:last].to("cpu", copy=True) for name, t in tensors.items()}
+            self.ready(first, last)
+            copies = {
+                name: tensor[first:last].to("cpu", copy=True)
+                for name, tensor in self._tensors().items()
+            }
             yield self.start + first, copies
 
     def fill(self, blocks: Iterable[Block]) -> None:
-        """Take from blocks of any partitioning what belongs here; refuse to leave a gap.
+        """Take from blocks of any partitioning and dtype what belongs here; refuse to leave a gap.
 
-        Rows are written as they come: after an error they are a mixture, and must be loaded again.
+        Other dtypes are rounded to the nearest. Rows are written as they come: after an error they
+        are a mixture, and must be loaded again.
         """
-        tensors = {"centre": self.centre, **self.state}
         covered = []
         for first, block in blocks:
-            absent = sorted(set(tensors) - set(block))
-            if absent:
-                raise ValueError(
-                    f"the block at class {first} has no {', '.join(absent)}; "
-                    "load rows saved with the same optimizer"
-                )
-            width = self.centre.shape[1]
-            shapes = {name: tuple(block[name].shape) for name in tensors}
-            if len(set(shapes.values())) != 1 or shapes["centre"][1:] != (width,):
-                raise ValueError(
-                    f"the block at class {first} has shapes {shapes}, not [n, {width}]"
-                )
+            self._check(first, block)
             place = overlap(
                 block_start=first,
                 block_rows=len(block["centre"]),
@@ -75,10 +119,51 @@ class Rows:
             if place is None:
                 continue
             theirs, ours = place
-            for name, tensor in tensors.items():
-                tensor[ours] = block[name][theirs]
+            for name, tensor in self._tensors().items():
+                tensor[ours] = block[name][theirs].to(tensor.device, tensor.dtype)
             covered.append((ours.start, ours.stop))
         missing = gaps(covered, num_rows=len(self))
         if missing:
             pieces = ", ".join(f"[{self.start + a}, {self.start + b})" for a, b in missing)
-            raise ValueError(f"no block holds classes {pieces}; pass every block of the checkpoint")
+            raise ValueError(f"no block holds rows {pieces}; pass every block of the checkpoint")
+        self._unwritten.clear()
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {"centre": self.centre, **self.state}
+
+    def _check(self, first: int, block: dict[str, Tensor]) -> None:
+        tensors = self._tensors()
+        absent = sorted(set(tensors) - set(block))
+        if absent:
+            raise ValueError(
+                f"the block at row {first} has no {', '.join(absent)}; "
+                "load rows saved with the same optimizer"
+            )
+        rows = len(block["centre"])
+        for name, tensor in tensors.items():
+            wanted = (rows, tensor.shape[1])
+            if block[name].shape != wanted:
+                raise ValueError(
+                    f"the block at row {first} has {name} of shape {tuple(block[name].shape)}, "
+                    f"not {wanted}; load rows of the same embedding_dim and optimizer"
+                )
+
+    def _write_initial(self, piece: int) -> None:
+        first = piece * _PIECE_ROWS
+        last = min(first + _PIECE_ROWS, len(self))
+        columns = self._initial_columns
+        self.centre[first:last, :columns] = initial_rows(
+            self.start + first,
+            self.start + last,
+            embedding_dim=columns,
+            seed=self._seed,
+            device=self.centre.device,
+        )
+        self.centre[first:last, columns:] = 0
+        for tensor in self.state.values():
+            tensor[first:last] = 0
+
+
+def working_dtype(storage: torch.dtype) -> torch.dtype:
+    """What rows are computed in: float32, but float64 where they are kept in it."""
+    return torch.float64 if storage == torch.float64 else torch.float32

@@ -84,14 +84,14 @@ def test_blocks_are_copies_with_their_first_global_class():
 
 def test_a_gap_is_refused_and_named():
     head, blocks, state = saved()
-    with pytest.raises(ValueError, match=r"no block holds classes \[4, 8\); pass every block"):
+    with pytest.raises(ValueError, match=r"no block holds rows \[4, 8\); pass every block"):
         head.load([blocks[0], blocks[2]], state)
 
 
 def test_blocks_without_the_optimizers_rows_are_refused():
     head, blocks, state = saved()
     without = [(first, {"centre": tensors["centre"]}) for first, tensors in blocks]
-    with pytest.raises(ValueError, match="the block at class 0 has no momentum"):
+    with pytest.raises(ValueError, match="the block at row 0 has no momentum"):
         head.load(without, state)
 
 

@@ -1,0 +1,73 @@
+"""Stochastic rounding of float32 to two bytes: up or down by chance, right in the mean.
+
+Rounding to nearest loses every update below half a unit of the last place, and a unit of bfloat16
+is 1/256 of the value; here the mean of the rounded value is the value (Gupta et al. 2015,
+arXiv:1502.02551, section 3.1). The chances come from a hash of (seed, step, tensor, row, column),
+so the same row rounds the same way on any device, at any world size and in any chunk.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sharded_fc.counter import ROUNDING, extend, key_of
+
+_PIECES = 4  # 16-bit pieces of a hash; the columns 4 i .. 4 i + 3 share hash i
+_MAGNITUDE = 0x7FFFFFFF
+_INFINITY = 0x7F800000
+_QUIET = 0x00400000  # set in every NaN that hardware makes, and kept in the upper half
+_LARGEST_BFLOAT16 = 0x7F7FFFFF  # any pattern below infinity
+_LARGEST_FLOAT16 = 0x477FE000  # 65504
+_SMALLEST_NORMAL_FLOAT16 = 0x38800000  # 2^-14
+_FLOAT16_REBIAS = (127 - 15) << 10
+
+
+def rounding_key(*, seed: int, step: Int[Tensor, ""], tensor: int) -> Int[Tensor, ""]:
+    """The key of one tensor in one step, on the device of `step`."""
+    return extend(key_of(seed, ROUNDING, tensor), step)
+
+
+def round_stochastically(
+    value: Float[Tensor, "n d"], dtype: torch.dtype, *, key: Int[Tensor, ""], first_row: int
+) -> Float[Tensor, "n d"]:
+    """Values in bfloat16 or float16; `first_row` is the global row of the first.
+
+    Exactly unbiased, but for float16 below 2^-14, where bits under 2^-40 are dropped. What a dtype
+    holds exactly stays. Finite values saturate, infinities and NaNs stay such.
+    """
+    chance = _chances(value, key, first_row)
+    bits = value.contiguous().view(torch.int32)
+    magnitude = bits & _MAGNITUDE
+    if dtype == torch.bfloat16:
+        finite = (magnitude + chance).clamp_max_(_LARGEST_BFLOAT16) >> 16
+        special = magnitude >> 16
+        quiet = _QUIET >> 16
+    elif dtype == torch.float16:
+        finite = torch.where(
+            magnitude < _SMALLEST_NORMAL_FLOAT16,
+            _fixed_point(value.abs(), chance),
+            ((magnitude + (chance & 0x1FFF)).clamp_max_(_LARGEST_FLOAT16) >> 13) - _FLOAT16_REBIAS,
+        )
+        special = torch.full_like(magnitude, 0x7C00)
+        quiet = 0x0200
+    else:
+        raise ValueError(f"stochastic rounding to {dtype}; use bfloat16 or float16")
+    special = torch.where(magnitude > _INFINITY, special | quiet, special)
+    rounded = torch.where(magnitude < _INFINITY, finite, special)
+    rounded |= (bits >> 16) & 0x8000
+    return rounded.to(torch.int16).view(dtype)
+
+
+def _chances(value: Tensor, key: Tensor, first_row: int) -> Tensor:
+    """Sixteen random bits for each element, int32 in [0, 65536)."""
+    num_rows, dim = value.shape
+    row = torch.arange(first_row, first_row + num_rows, dtype=torch.int64, device=value.device)
+    group = torch.arange(-(-dim // _PIECES), dtype=torch.int64, device=value.device)
+    bits = extend(extend(key, row).unsqueeze(1), group)
+    return bits.view(torch.int16)[:, :dim].to(torch.int32) & 0xFFFF
+
+
+def _fixed_point(magnitude: Tensor, chance: Tensor) -> Tensor:
+    """The pattern of a float16 below 2^-14: a count of 2^-24, from sixteen more binary places."""
+    places = (magnitude.clamp_max(2.0**-14) * 2.0**40).to(torch.int32)
+    return (places + chance) >> 16
