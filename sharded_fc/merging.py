@@ -1,0 +1,46 @@
+"""One class's rows out of several classes' rows. Pure tensors."""
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+from torch.nn.functional import normalize
+
+
+def merge(
+    rows: dict[str, Shaped[Tensor, "sources subcentres _"]], weight: Float[Tensor, " sources"]
+) -> dict[str, Shaped[Tensor, "subcentres _"]]:
+    """The centre and optimizer rows of classes that become one; computed in float64.
+
+    The centre gets the direction of the weighted sum of unit centres, and their weighted mean
+    length; it is 0 where they cancel to the bit. Every other tensor gets the weighted mean, sources
+    in the order in which they match the centre's.
+    """
+    share = (weight / weight.sum()).view(-1, 1, 1)
+    centre = rows["centre"].double()
+    length = torch.linalg.vector_norm(centre, dim=2, keepdim=True)
+    unit = normalize(centre, dim=2)
+    order = torch.stack([_match(unit[0], other) for other in unit]).unsqueeze(2)
+    direction = (share * unit.gather(1, order.expand_as(unit))).sum(0)
+    merged = normalize(direction, dim=1) * (share * length.gather(1, order)).sum(0)
+    means = {
+        name: (share * tensor.double().gather(1, order.expand_as(tensor))).sum(0)
+        for name, tensor in rows.items()
+        if name != "centre"
+    }
+    return {
+        name: tensor.to(rows[name].dtype) for name, tensor in {"centre": merged, **means}.items()
+    }
+
+
+def _match(
+    own: Float[Tensor, "subcentres dim"], other: Float[Tensor, "subcentres dim"]
+) -> Int[Tensor, " subcentres"]:
+    """For each own sub-centre one of the other's, the most alike pair first."""
+    cosine = own @ other.t()
+    order = torch.empty(len(own), dtype=torch.int64)
+    for _ in range(len(own)):
+        row, column = divmod(int(cosine.argmax()), len(own))
+        order[row] = column
+        cosine[row] = -torch.inf
+        cosine[:, column] = -torch.inf
+    return order
