@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -54,7 +55,8 @@ class Adjustment:
     The target logit is scale * `value`; `slope` is d value / d cosine. `norm_slope` is d value /
     d norm where the value depends on the embedding's length. `penalty` is added to each sample's
     loss, unscaled, with `penalty_slope` = d penalty / d norm. `state` holds the scalars for the
-    next step, `statistics` what operators like to see.
+    next step, `statistics` what operators like to see. What belongs to a sample without a class
+    means nothing, but is finite (a threshold may be +inf: no negative is hard).
     """
 
     value: Float[Tensor, " batch"]
@@ -81,8 +83,8 @@ class Margin(ABC):
     class_margins: ClassVar[bool] = False
     changes_negatives: ClassVar[bool] = False
 
-    def initial_state(self) -> dict[str, float]:
-        """The named scalars before the first step."""
+    def initial_state(self, *, num_classes: int) -> dict[str, float]:
+        """The named scalars before the first step, for a head of `num_classes` classes."""
         return {}
 
     def check(self, *, scale: float, num_classes: int) -> None:  # noqa: B027
@@ -91,3 +93,12 @@ class Margin(ABC):
     @abstractmethod
     def adjust(self, samples: Samples, state: Scalars) -> Adjustment:
         """The changed target cosines of a batch; `state` is that of the last committed step."""
+
+
+def mean_of(
+    values: Tensor, chosen: Bool[Tensor, " batch"]
+) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+    """The mean of the chosen values in float64, 0 of none; and how many there are."""
+    count = chosen.sum()
+    total = torch.where(chosen, values.double(), 0.0).sum()
+    return total / count.clamp_min(1), count
