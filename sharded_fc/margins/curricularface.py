@@ -22,6 +22,7 @@ class CurricularFace(Margin):
     gradient: Gradient = "exact"
     rate: float = 0.01
     class_margins: ClassVar[bool] = True
+    changes_negatives: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_added("CurricularFace", self.margin)

@@ -23,6 +23,7 @@ class MVSoftmax(Margin):
     target: Literal["cosine", "angle"] = "cosine"
     gradient: Gradient = "exact"
     class_margins: ClassVar[bool] = True
+    changes_negatives: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.target not in ("cosine", "angle"):
