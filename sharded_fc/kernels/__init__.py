@@ -1,0 +1,1 @@
+"""Triton kernels for CUDA devices; everything they do, plain torch does too."""

@@ -1,0 +1,309 @@
+"""What both kinds of kernels do with a tile of products, wherever the products come from.
+
+A program holds one tile, [rows, samples] in float32, and reduces it as far as it can by itself:
+the first visit to sums over its rows, the second to sums over its samples. No atomics, so that the
+same numbers come out every time; `fold` adds the rows' blocks in float64, in order.
+
+An argument that is None takes no part in the compiled kernel. `no_type_check` keeps shape checks
+from wrapping what Triton has to read as it stands.
+"""
+
+from typing import NamedTuple, no_type_check
+
+import torch
+import triton
+import triton.language as tl
+from jaxtyping import Float
+from torch import Tensor
+
+from sharded_fc import tile
+
+# Planes of what a first visit's programs leave, [planes, row blocks, batch] in float32. The last
+# holds the sigmoids, or the logit by which a block shifted its own exponentials.
+_TOTAL, _HIGHEST, _CONFLICTS, _LAST = (tl.constexpr(plane) for plane in range(4))
+
+_MEASURED_TOTAL = tl.constexpr(tile.TOTAL)
+_MEASURED_SHIFT = tl.constexpr(tile.SHIFT)
+_MEASURED_HIGHEST = tl.constexpr(tile.HIGHEST)
+_MEASURED_CONFLICTS = tl.constexpr(tile.CONFLICTS)
+_MEASURED_SIGMOIDS = tl.constexpr(tile.SIGMOIDS)
+
+_FOLDED_BLOCKS, _FOLDED_SAMPLES = 64, 32
+
+
+def empty_partials(
+    blocks: int, batch: int, *, rules: tile.Rules, keep_maximum: bool, device: torch.device
+) -> Float[Tensor, "planes blocks batch"]:
+    """Where the programs of a first visit leave their sums."""
+    planes = 2 if rules.conflict_logit is None else 3
+    if keep_maximum or rules.sigmoid_bias is not None:
+        planes = 4
+    return torch.empty(planes, blocks, batch, dtype=torch.float32, device=device)
+
+
+def fold(
+    partial: Float[Tensor, "planes blocks batch"],
+    *,
+    measures: Float[Tensor, "measures batch"],
+    rules: tile.Rules,
+    keep_maximum: bool,
+) -> None:
+    """Add what the programs of a first visit found to `measures`, as `tile.sum_tile` does."""
+    _, blocks, batch = partial.shape
+    _fold[(-(-batch // _FOLDED_SAMPLES),)](
+        partial,
+        measures,
+        blocks,
+        batch,
+        conflicts=rules.conflict_logit is not None,
+        sigmoid=rules.sigmoid_bias is not None,
+        keep_maximum=keep_maximum and rules.sigmoid_bias is None,
+        BLOCKS=_FOLDED_BLOCKS,
+        SAMPLES=_FOLDED_SAMPLES,
+    )
+
+
+class RuleArguments(NamedTuple):
+    """`tile.Rules` as a kernel takes them."""
+
+    scale: float
+    label: Tensor
+    class_range: Tensor | None
+    threshold: Tensor | None
+    constant: Tensor | None
+    linear: Tensor | None
+    square: Tensor | None
+    conflict_logit: float | None
+    sigmoid_bias: Tensor | None
+    negative_weight: float
+
+    @classmethod
+    def of(cls, rules: tile.Rules) -> "RuleArguments":
+        """The same rules."""
+        hard = rules.hard
+        return cls(
+            scale=rules.scale,
+            label=rules.label,
+            class_range=rules.class_range,
+            threshold=None if hard is None else hard.threshold,
+            constant=None if hard is None else hard.constant,
+            linear=None if hard is None else hard.linear,
+            square=None if hard is None else hard.square,
+            conflict_logit=rules.conflict_logit,
+            sigmoid_bias=rules.sigmoid_bias,
+            negative_weight=rules.negative_weight,
+        )
+
+
+@triton.jit
+@no_type_check
+def store_sums(
+    product,
+    row,
+    sample,
+    num_rows,
+    batch,
+    inverse_norm,
+    first_class,
+    rules,
+    measures,
+    partial,
+    block,
+    blocks,
+    keep_maximum: tl.constexpr,
+):
+    """Reduce a tile over its rows and leave the sums in `partial`."""
+    inside = sample < batch
+    plane = blocks.to(tl.int64) * batch
+    out = partial + block.to(tl.int64) * batch + sample
+    logit = _logits(product, row, num_rows, inverse_norm, rules.scale)
+    mine = _own(row, sample, batch, first_class, rules.label)
+    logit = tl.where(mine | (row >= num_rows)[:, None], -float("inf"), logit)
+    logit = _leave_range(logit, row, sample, batch, first_class, rules.class_range)
+    tl.store(out + _HIGHEST * plane, tl.max(logit, 0), mask=inside)
+    if rules.conflict_logit is not None:
+        conflicts = tl.sum((logit > rules.conflict_logit).to(tl.float32), 0)
+        tl.store(out + _CONFLICTS * plane, conflicts, mask=inside)
+    if rules.sigmoid_bias is not None:
+        logit -= tl.load(rules.sigmoid_bias).to(tl.float32)
+        tl.store(out + _LAST * plane, tl.sum(tl.sigmoid(logit), 0), mask=inside)
+        total = tl.sum(_softplus(logit), 0)
+    else:
+        if rules.threshold is not None:
+            limit = tl.load(rules.threshold + sample, mask=inside, other=0.0).to(tl.float32)
+            logit, _ = _modulate(logit, limit, rules)
+        if keep_maximum:
+            shift = tl.max(logit, 0)
+            tl.store(out + _LAST * plane, shift, mask=inside)
+            shift = tl.where(shift == -float("inf"), 0.0, shift)
+        else:
+            kept = measures + _MEASURED_SHIFT * batch + sample
+            shift = tl.load(kept, mask=inside, other=0.0).to(tl.float32)
+        total = tl.sum(tl.exp(logit - shift[None, :]), 0)
+    tl.store(out + _TOTAL * plane, total, mask=inside)
+
+
+@triton.jit
+@no_type_check
+def store_gradient(
+    product,
+    row,
+    sample,
+    num_rows,
+    batch,
+    inverse_norm,
+    first_class,
+    rules,
+    offset,
+    target,
+    factor,
+    out,
+    along,
+    sample_block,
+):
+    """Turn a tile's products into gradients in `out`; leave what multiplies each row in `along`."""
+    inside = sample < batch
+    weight = tl.load(offset + sample, mask=inside, other=0.0).to(tl.float32)
+    logit = _logits(product, row, num_rows, inverse_norm, rules.scale)
+    mine = _own(row, sample, batch, first_class, rules.label)
+    logit = _leave_range(logit, row, sample, batch, first_class, rules.class_range)
+    if rules.sigmoid_bias is not None:
+        bias = tl.load(rules.sigmoid_bias).to(tl.float32)
+        gradient = tl.sigmoid(logit - bias) * (weight * rules.negative_weight)[None, :]
+    elif rules.threshold is not None:
+        limit = tl.load(rules.threshold + sample, mask=inside, other=0.0).to(tl.float32)
+        logit, slope = _modulate(logit, limit, rules)
+        gradient = tl.exp(logit + weight[None, :]) * slope
+    else:
+        gradient = tl.exp(logit + weight[None, :])
+    own = tl.load(target + sample, mask=inside, other=0.0).to(tl.float32)
+    gradient = tl.where(mine, own[None, :], gradient)
+    inverse = tl.load(inverse_norm + row, mask=row < num_rows, other=0.0).to(tl.float32)
+    gradient *= (inverse * factor)[:, None]
+    there = (row < num_rows)[:, None] & inside[None, :]
+    place = row.to(tl.int64)[:, None] * batch + sample[None, :]
+    tl.store(out + place, gradient.to(out.dtype.element_ty), mask=there)
+    part = tl.sum(product * gradient, 1) * inverse * inverse
+    first = sample_block.to(tl.int64) * num_rows
+    tl.store(along + first + row, part, mask=row < num_rows)
+
+
+@triton.jit
+@no_type_check
+def _logits(product, row, num_rows, inverse_norm, scale):
+    inverse = tl.load(inverse_norm + row, mask=row < num_rows, other=0.0).to(tl.float32)
+    return product * (inverse * scale)[:, None]
+
+
+@triton.jit
+@no_type_check
+def _own(row, sample, batch, first_class, label):
+    """Where a row is a sample's own class; no class is -1."""
+    own = tl.load(label + sample, mask=sample < batch, other=-1)
+    return (row + first_class)[:, None] == own[None, :]
+
+
+@triton.jit
+@no_type_check
+def _leave_range(logit, row, sample, batch, first_class, class_range):
+    """Classes a sample does not compete with weigh nothing."""
+    if class_range is not None:
+        number = (row + first_class)[:, None]
+        start = tl.load(class_range + sample, mask=sample < batch, other=0)
+        stop = tl.load(class_range + batch + sample, mask=sample < batch, other=0)
+        within = (number >= start[None, :]) & (number < stop[None, :])
+        logit = tl.where(within, logit, -float("inf"))
+    return logit
+
+
+@triton.jit
+@no_type_check
+def _modulate(logit, threshold, rules):
+    """Hard negatives' changed logits, and the slope by which gradients pass through."""
+    constant = tl.load(rules.constant).to(tl.float32)
+    linear = tl.load(rules.linear).to(tl.float32)
+    square = tl.load(rules.square).to(tl.float32)
+    is_hard = logit > threshold[None, :]
+    changed = (logit * square + linear) * logit + constant
+    slope = tl.where(is_hard, logit * (2.0 * square) + linear, 1.0)
+    return tl.where(is_hard, changed, logit), slope
+
+
+@triton.jit
+@no_type_check
+def _softplus(logit):
+    """log(1 + exp(logit)), exact for the tiny terms of which a million negatives consist."""
+    small = tl.exp(-tl.abs(logit))
+    # Below 1/16 five terms of the series are exact to 2e-7; the hardware's logarithm is not.
+    series = small * (1.0 - small * (0.5 - small * (1 / 3 - small * (0.25 - small * 0.2))))
+    return tl.maximum(logit, 0.0) + tl.where(small < 0.0625, series, tl.log(1.0 + small))
+
+
+@triton.jit
+@no_type_check
+def _fold(
+    partial,
+    measures,
+    blocks,
+    batch,
+    conflicts: tl.constexpr,
+    sigmoid: tl.constexpr,
+    keep_maximum: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    SAMPLES: tl.constexpr,
+):
+    sample = tl.program_id(0) * SAMPLES + tl.arange(0, SAMPLES)
+    inside = sample < batch
+    plane = blocks.to(tl.int64) * batch
+    highest = tl.full((SAMPLES,), -float("inf"), tl.float32)
+    counted = tl.zeros((SAMPLES,), tl.float32)
+    sigmoids = tl.zeros((SAMPLES,), tl.float64)
+    total = tl.zeros((SAMPLES,), tl.float64)
+    if keep_maximum:
+        before = tl.load(measures + _MEASURED_SHIFT * batch + sample, mask=inside, other=0.0)
+        shift = before
+        for first in range(0, blocks, BLOCKS):
+            place, there = _blocks_at(first, sample, blocks, batch, BLOCKS)
+            theirs = tl.load(partial + _LAST * plane + place, mask=there, other=-float("inf"))
+            shift = tl.maximum(shift, tl.max(theirs, 0).to(tl.float64))
+        # Where nothing was seen yet both are -inf; the total is 0 and stays so.
+        finite_shift = tl.where(shift == -float("inf"), 0.0, shift)
+    for first in range(0, blocks, BLOCKS):
+        place, there = _blocks_at(first, sample, blocks, batch, BLOCKS)
+        sums = tl.load(partial + _TOTAL * plane + place, mask=there, other=0.0).to(tl.float64)
+        if keep_maximum:
+            theirs = tl.load(partial + _LAST * plane + place, mask=there, other=-float("inf"))
+            moved = (theirs.to(tl.float64) - finite_shift[None, :]).to(tl.float32)
+            sums *= tl.exp(moved).to(tl.float64)
+        total += tl.sum(sums, 0)
+        high = tl.load(partial + _HIGHEST * plane + place, mask=there, other=-float("inf"))
+        highest = tl.maximum(highest, tl.max(high, 0))
+        if conflicts:
+            counts = tl.load(partial + _CONFLICTS * plane + place, mask=there, other=0.0)
+            counted += tl.sum(counts, 0)
+        if sigmoid:
+            values = tl.load(partial + _LAST * plane + place, mask=there, other=0.0)
+            sigmoids += tl.sum(values.to(tl.float64), 0)
+    kept = measures + _MEASURED_TOTAL * batch + sample
+    old = tl.load(kept, mask=inside, other=0.0)
+    if keep_maximum:
+        old *= tl.exp((before - finite_shift).to(tl.float32)).to(tl.float64)
+        tl.store(measures + _MEASURED_SHIFT * batch + sample, shift, mask=inside)
+    tl.store(kept, old + total, mask=inside)
+    kept = measures + _MEASURED_HIGHEST * batch + sample
+    old = tl.load(kept, mask=inside, other=0.0)
+    tl.store(kept, tl.maximum(old, highest.to(tl.float64)), mask=inside)
+    if conflicts:
+        kept = measures + _MEASURED_CONFLICTS * batch + sample
+        tl.store(kept, tl.load(kept, mask=inside, other=0.0) + counted, mask=inside)
+    if sigmoid:
+        kept = measures + _MEASURED_SIGMOIDS * batch + sample
+        tl.store(kept, tl.load(kept, mask=inside, other=0.0) + sigmoids, mask=inside)
+
+
+@triton.jit
+@no_type_check
+def _blocks_at(first, sample, blocks, batch, BLOCKS: tl.constexpr):
+    block = first + tl.arange(0, BLOCKS)
+    place = block.to(tl.int64)[:, None] * batch + sample[None, :]
+    return place, (block < blocks)[:, None] & (sample < batch)[None, :]
