@@ -4,6 +4,7 @@ Everything here moves values; nothing knows what a class or a margin is. Without
 calls work on one rank and communicate nothing.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +47,23 @@ class Ranks:
         gathered = tensor.new_empty(self.size * tensor.shape[0], *tensor.shape[1:])
         _all_gather(gathered, tensor.contiguous(), group=self.group)
         return gathered.view(self.size, *tensor.shape)
+
+    def start_all_gather(
+        self, tensor: Shaped[Tensor, "..."]
+    ) -> Callable[[], Shaped[Tensor, "..."]]:
+        """Begin `all_gather`; the call it returns waits for the result."""
+        if self.group is None:
+            return lambda: tensor.unsqueeze(0)
+        sent = tensor.contiguous()
+        gathered = tensor.new_empty(self.size * tensor.shape[0], *tensor.shape[1:])
+        work = _all_gather(gathered, sent, group=self.group, async_op=True)
+        assert work is not None
+
+        def wait() -> Tensor:
+            work.wait()
+            return gathered.view(self.size, *sent.shape)
+
+        return wait
 
     def reduce_scatter(self, tensor: Float[Tensor, "world rows dim"]) -> Float[Tensor, "rows dim"]:
         """The sum over ranks of slice `rank` of `tensor`."""
@@ -109,20 +127,19 @@ def gather_batch(
     ranks: Ranks,
     layout: Layout,
     embedding: Float[Tensor, "own dim"],
-    label: Int[Tensor, " own"],
-) -> tuple[Float[Tensor, "batch dim"], Int[Tensor, " batch"]]:
-    """Every rank's embeddings and labels, in rank order.
+    numbers: Int[Tensor, "own extras"],
+) -> tuple[Float[Tensor, "batch dim"], Int[Tensor, "batch extras"]]:
+    """Every rank's embeddings and some integers for each, in rank order.
 
-    Collectives: one all_gather; a label travels as the bits of the last columns of its row.
+    Collectives: one all_gather; an integer travels as the bits of the last columns of its row.
     """
     dim = embedding.shape[1]
-    label_bits = label.unsqueeze(1).view(embedding.dtype)
-    packed = embedding.new_zeros(layout.capacity, dim + label_bits.shape[1])
+    bits = numbers.contiguous().view(embedding.dtype)
+    packed = embedding.new_zeros(layout.capacity, dim + bits.shape[1])
     packed[: len(embedding), :dim] = embedding
-    packed[: len(embedding), dim:] = label_bits
+    packed[: len(embedding), dim:] = bits
     gathered = layout.compact(ranks.all_gather(packed))
-    global_label = gathered[:, dim:].contiguous().view(torch.int64).squeeze(1)
-    return gathered[:, :dim].contiguous(), global_label
+    return gathered[:, :dim].contiguous(), gathered[:, dim:].contiguous().view(torch.int64)
 
 
 def scatter_gradient(

@@ -1,5 +1,6 @@
 """Which rank owns which classes, and in which chunks it visits them. Pure integers."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 
@@ -20,6 +21,25 @@ def bounds(num_classes: int, world_size: int) -> list[tuple[int, int]]:
 def chunks(num_rows: int, chunk_rows: int) -> list[tuple[int, int]]:
     """Cut `num_rows` into [start, stop) pieces of `chunk_rows`; the last may be shorter."""
     return [(start, min(start + chunk_rows, num_rows)) for start in range(0, num_rows, chunk_rows)]
+
+
+def pieces(
+    start: int, stop: int, ratios: Sequence[tuple[int, int, float]]
+) -> list[tuple[int, int, float]]:
+    """Cut [start, stop) at the ranges of `ratios`, sorted and disjoint; outside them it is 1."""
+    cut = []
+    reached = start
+    for first, last, ratio in ratios:
+        first, last = max(first, start), min(last, stop)
+        if first >= last:
+            continue
+        if reached < first:
+            cut.append((reached, first, 1.0))
+        cut.append((first, last, ratio))
+        reached = last
+    if reached < stop:
+        cut.append((reached, stop, 1.0))
+    return cut
 
 
 # Both leave a chunk's rows, optimizer rows, gradient and two logit blocks in the last shared cache

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sharded_fc import ShardedHead
-from sharded_fc.margins import ArcFace, CosFace
+from sharded_fc.margins import ArcFace, CosFace, NormFace
 from tests.ranks import RankError
 from tests.sharded_fc.on_ranks import (
     FLOAT64,
@@ -17,6 +17,7 @@ from tests.sharded_fc.on_ranks import (
     train,
 )
 
+IN_FLOAT32 = {"dtype": torch.float32, "compute_dtype": torch.float32}
 OPTIONS = {**FLOAT64, "num_classes": 7, "embedding_dim": 4, "margin": CosFace(0.35)}
 
 
@@ -310,12 +311,25 @@ def test_more_ranks_than_classes_are_refused(ranks):
         ({"num_classes": 1}, "a softmax needs at least 2"),
         ({"embedding_dim": 0}, "use at least 1"),
         ({"scale": 0.0}, "use a positive number"),
-        ({"scale": 1000.0}, r"leaves the range of exp in torch.float64; use at most 7\d\d"),
+        ({"scale": float("inf")}, "use a positive number"),
+        ({"sub_centres": 0}, "use at least 1"),
+        ({"clip_norm": 1.0}, "never holds them all; use clip_row_norm"),
+        ({"clip_row_norm": 0.0}, "use a positive length"),
+        ({"class_margin": torch.ones(6)}, "use one number for each of 7 classes"),
+        ({"margin": NormFace(), "class_margin": torch.ones(7)}, "drop class_margin"),
+        ({"learning_rate_ratios": [(0, 3, 0.0), (2, 5, 1.0)]}, "do not overlap"),
+        ({"learning_rate_ratios": [(0, 8, 0.0)]}, r"within \[0, 7\)"),
+        ({"learning_rate_ratios": [(0, 3, -1.0)]}, r"use 0 \(frozen\) or more"),
         ({"chunk_classes": 0}, "or None to choose"),
         ({"learning_rate": -0.1}, "use 0 or more"),
         ({"learning_rate": float("nan")}, "use 0 or more"),
-        ({"dtype": torch.float16}, "rows are kept in float32 or float64"),
-        ({"compute_dtype": torch.float16}, "use torch.float64"),
+        ({"dtype": torch.int8}, "rows are kept in float32, float16, bfloat16 or float64"),
+        ({"compute_dtype": torch.float16}, "rows in float64 go with .* compute_dtype float64"),
+        ({"dtype": torch.float32}, "compute_dtype torch.float64; use float32, float16 or bfloat16"),
+        (
+            {**IN_FLOAT32, "state_dtype": torch.float16},
+            "state_dtype torch.float16; use float32 or bfloat16",
+        ),
     ],
 )
 def test_numbers_no_head_can_have_are_refused_with_what_to_use(changes, message):

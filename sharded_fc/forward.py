@@ -1,0 +1,284 @@
+"""One call of the head, up to its loss: gather, targets, margin, first visit, combine.
+
+Nothing here changes rows or scalars; what the backward needs is kept in the `Pass`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sharded_fc.arguments import Agreement, Unlabelled, View, agree
+from sharded_fc.collectives import Layout, Ranks, gather_batch
+from sharded_fc.combine import (
+    Batch,
+    Outcome,
+    Statistics,
+    combine,
+    constant_shift,
+    out_of_range,
+    summarise,
+    sums_stay_in_range,
+)
+from sharded_fc.margins import Adjustment, Margin, Samples
+from sharded_fc.margins.base import Scalars
+from sharded_fc.partition import default_chunk
+from sharded_fc.softmax import SHORTEST, ChunkedSoftmax, Visit
+from sharded_fc.tile import Rules, in_logits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What stays the same from call to call. `class_margin` is that of this rank's classes."""
+
+    num_classes: int
+    embedding_dim: int
+    margin: Margin
+    scale: float
+    unlabelled: Unlabelled
+    conflict_cosine: float | None
+    class_margin: Float[Tensor, " own_classes"] | None
+    chunk_classes: int | None
+    seed: int
+    device: torch.device
+    ranks: Ranks
+    softmax: ChunkedSoftmax
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The working dtype."""
+        return self.softmax.working_dtype
+
+    @property
+    def negative_weight(self) -> float:
+        """What multiplies the negatives' terms of a sigmoid loss."""
+        return getattr(self.margin, "negative_weight", 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """One call: what it found and what its backward needs."""
+
+    layout: Layout
+    rank: int
+    batch: Batch
+    unit: Float[Tensor, "own width"]
+    inverse: Float[Tensor, "own 1"]
+    pieces: list[int]
+    chunk: int
+    rules: Rules
+    adjustment: Adjustment
+    target_cosine: Float[Tensor, " batch"]
+    visit: Visit
+    tables: Float[Tensor, "world measures batch"]
+    used_maximum: Tensor
+    outcome: Outcome
+
+    def own(self, of_batch: Float[Tensor, " batch"]) -> Float[Tensor, " own"]:
+        """This rank's part of something of the global batch."""
+        return of_batch.split(list(self.layout.counts))[self.rank]
+
+    def statistics(
+        self, loss: Float[Tensor, ""], *, scale: float, num_classes: int
+    ) -> Statistics:
+        """What operators look at."""
+        return summarise(
+            self.tables,
+            self.batch,
+            self.target_cosine,
+            self.adjustment,
+            self.outcome,
+            loss=loss,
+            scale=scale,
+            num_classes=num_classes,
+            owner=self.layout.owner(device=loss.device),
+            used_maximum=self.used_maximum,
+        )
+
+
+def run_forward(
+    problem: Problem, views: list[View], *, scalars: Scalars, step: Tensor, keep: bool
+) -> Pass:
+    """Everything up to the loss. `keep`: a backward may follow, so products are worth keeping.
+
+    Collectives: see `ShardedHead.__call__`.
+    """
+    softmax, scale = problem.softmax, problem.scale
+    agreement = agree(
+        problem.ranks,
+        views,
+        num_classes=problem.num_classes,
+        embedding_dim=problem.embedding_dim,
+        unlabelled=problem.unlabelled,
+        device=problem.device,
+    )
+    unit, inverse, norm = _normalise(problem, views)
+    batch = _gather(problem, agreement, views, unit, norm)
+    waited = problem.ranks.start_all_gather(_targets(problem, batch))
+
+    def adjust() -> tuple[Tensor, Adjustment]:
+        cosine, class_margin = _join_targets(problem, waited())
+        samples = Samples(
+            cosine=cosine,
+            norm=batch.norm,
+            labelled=batch.labelled,
+            class_margin=class_margin,
+            step=step,
+            seed=problem.seed,
+        )
+        return cosine, problem.margin.adjust(samples, scalars)
+
+    early = adjust() if problem.margin.changes_negatives else None
+    bias = scalars["bias"] if problem.margin.loss == "sigmoid" else None
+    hard = in_logits(early[1].hard, scale=scale) if early else None
+    rules = Rules(
+        scale=scale,
+        label=batch.label,
+        hard=hard,
+        class_range=batch.class_range,
+        conflict_logit=None
+        if problem.conflict_cosine is None
+        else problem.conflict_cosine * scale,
+        sub_centres=softmax.sub_centres,
+        sigmoid_bias=bias,
+        negative_weight=problem.negative_weight,
+    )
+    chunk = _chunk(problem, len(batch.label))
+    shift = _shift(problem, rules)
+    visit = softmax.first_visit(batch, rules, chunk=chunk, shift=shift, keep=keep)
+    tables = problem.ranks.all_gather(visit.measures)
+    target_cosine, adjustment = early or adjust()
+    used_maximum = torch.zeros((), dtype=torch.bool, device=problem.device)
+    if shift is not None and _may_leave_range(problem, rules):
+        used_maximum = out_of_range(tables, batch, adjustment, scale=scale, dtype=problem.dtype)
+        if bool(used_maximum):
+            visit = softmax.first_visit(batch, rules, chunk=chunk, shift=None, keep=keep)
+            tables = problem.ranks.all_gather(visit.measures)
+    outcome = combine(
+        tables,
+        batch,
+        adjustment,
+        scale=scale,
+        sigmoid_bias=bias,
+        negative_weight=problem.negative_weight,
+    )
+    return Pass(
+        layout=agreement.layout,
+        rank=problem.ranks.rank,
+        batch=batch,
+        unit=unit,
+        inverse=inverse,
+        pieces=[len(view.embedding) for view in views],
+        chunk=chunk,
+        rules=rules,
+        adjustment=adjustment,
+        target_cosine=target_cosine,
+        visit=visit,
+        tables=tables,
+        used_maximum=used_maximum,
+        outcome=outcome,
+    )
+
+
+def _normalise(problem: Problem, views: list[View]) -> tuple[Tensor, Tensor, Tensor]:
+    """(what is multiplied with rows, 1 / length, length) of this rank's embeddings."""
+    raw = torch.cat([view.embedding.to(problem.device, problem.dtype) for view in views])
+    # In float64, so that no length over- or underflows.
+    norm = torch.linalg.vector_norm(raw, dim=1, keepdim=True, dtype=torch.float64)
+    if not problem.margin.normalised:
+        ones = raw.new_ones(len(raw), 1)
+        return torch.cat([raw, ones], 1), torch.ones_like(norm), norm.squeeze(1)
+    inverse = norm.reciprocal().masked_fill_(norm <= SHORTEST, 0.0)
+    return raw.double().mul_(inverse).to(problem.dtype), inverse, norm.squeeze(1)
+
+
+def _gather(
+    problem: Problem, agreement: Agreement, views: list[View], unit: Tensor, norm: Tensor
+) -> Batch:
+    device = problem.device
+
+    def joined(name: str, dtype: torch.dtype) -> Tensor:
+        return torch.cat([getattr(view, name).to(device, dtype) for view in views])
+
+    label = joined("label", torch.int64)
+    columns = [label, norm.view(torch.int64)]
+    if agreement.weighted:
+        empty = not len(label)  # a rank without samples need not pass what others do
+        weight = norm if empty else joined("sample_weight", torch.float64)
+        columns.append(weight.view(torch.int64))
+    if agreement.ranged:
+        columns += [label, label] if not len(label) else joined("class_range", torch.int64).unbind(1)
+    embedding, numbers = gather_batch(
+        problem.ranks, agreement.layout, unit, torch.stack(columns, 1)
+    )
+    whole = list(numbers.t().contiguous())
+    label, norm = whole[0], whole[1].view(torch.float64)
+    rest = whole[2:]
+    return Batch(
+        embedding=embedding,
+        label=label,
+        norm=norm,
+        weight=rest.pop(0).view(torch.float64) if agreement.weighted else torch.ones_like(norm),
+        counted=label >= (0 if problem.unlabelled == "ignore" else -1),
+        class_range=torch.stack(rest) if agreement.ranged else None,
+    )
+
+
+def _targets(problem: Problem, batch: Batch) -> Tensor:
+    """[1 or 2, batch]: own cosines and class margins where the class lives here, else 0."""
+    cosine = problem.softmax.target_cosines(batch)
+    if problem.class_margin is None:
+        return cosine.unsqueeze(0)
+    start = problem.softmax.rows.start // problem.softmax.sub_centres
+    row = batch.label - start
+    here = (row >= 0) & (row < len(problem.class_margin)) & batch.labelled
+    margin = problem.class_margin[row.clamp(0, len(problem.class_margin) - 1)].double()
+    return torch.stack([cosine, torch.where(here, margin, 0.0)])
+
+
+def _join_targets(problem: Problem, gathered: Tensor) -> tuple[Tensor, Tensor | None]:
+    # One rank owns the class, the others say 0. In the dtype of the cosines: a margin's slope
+    # near angle 0 is as sharp as they are.
+    whole = gathered.sum(0).to(problem.dtype)
+    return whole[0], None if problem.class_margin is None else whole[1]
+
+
+def _chunk(problem: Problem, batch: int) -> int:
+    """Rows a chunk: whole classes."""
+    softmax = problem.softmax
+    width = softmax.rows.centre.shape[1]
+    classes = problem.chunk_classes or max(
+        1,
+        default_chunk(
+            embedding_dim=width,
+            batch=batch,
+            item_bytes=problem.dtype.itemsize,
+            on_cpu=problem.device.type == "cpu",
+        )
+        // softmax.sub_centres,
+    )
+    return min(classes * softmax.sub_centres, len(softmax.rows))
+
+
+def _shift(problem: Problem, rules: Rules) -> Tensor | None:
+    """What exponents are lowered by; None: each sample's largest logit, found on the way."""
+    if not problem.margin.normalised:
+        return None
+    device = problem.device
+    if rules.sigmoid_bias is not None:
+        return torch.zeros((), dtype=torch.float64, device=device)
+    if rules.hard is None:
+        highest = torch.full((), problem.scale, dtype=torch.float64, device=device)
+    else:
+        highest = rules.hard.highest.double()
+    return constant_shift(highest, num_classes=problem.num_classes, dtype=problem.dtype)
+
+
+def _may_leave_range(problem: Problem, rules: Rules) -> bool:
+    """Where no bound proves the sums in range, one flag is waited for, to fall back in time."""
+    if rules.sigmoid_bias is not None:
+        return False
+    return rules.hard is not None or not sums_stay_in_range(
+        scale=problem.scale, num_classes=problem.num_classes, dtype=problem.dtype
+    )

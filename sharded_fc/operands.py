@@ -1,0 +1,123 @@
+"""The three matrix products of a chunk, with operands in the dtype that is fastest.
+
+Rows [rows, dim] times embeddings give products; gradients of products times rows give the
+embedding gradient, and times embeddings the rows' gradient. Sums are in the working dtype. With
+float16 operands rows are multiplied at unit length, so that nothing overflows, and gradients times
+a power of two, since they are far below float16's smallest normal number at a million classes.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+# A gradient of a product is at most 1 in the units used here (a probability), but for the target's
+# margin slope; 2^14 leaves a factor of four below float16's largest number.
+_GRADIENT_SCALE = 2.0**14
+
+
+class Operands:
+    """Buffers for chunks of up to `chunk` rows of `centre` and batches of `batch` embeddings."""
+
+    def __init__(
+        self, chunk: int, batch: int, centre: Tensor, *, working: torch.dtype, compute: torch.dtype
+    ) -> None:
+        dim = centre.shape[1]
+
+        def empty(*shape: int, dtype: torch.dtype = working) -> Tensor:
+            return torch.empty(shape, dtype=dtype, device=centre.device)
+
+        self.unit = compute == torch.float16
+        self.product_dtype = compute if centre.device.type == "cpu" else working
+        self._low = compute != working
+        self._convert = centre.dtype != compute or self.unit
+        self._wide_output = self._low and self.product_dtype == working
+        self.product = empty(chunk, batch, dtype=self.product_dtype)
+        self.tile = self.product if self.product_dtype == working else empty(chunk, batch)
+        self.gradient = empty(chunk, batch)
+        self._embedding = empty(batch, dim, dtype=compute)
+        self._row_gradient = empty(chunk, dim)
+        if self._convert:
+            self._rows = empty(chunk, dim, dtype=compute)
+        if self._low:
+            self._low_gradient = empty(chunk, batch, dtype=compute)
+            self._low_row_gradient = empty(chunk, dim, dtype=self.product_dtype)
+            self._low_embedding_gradient = empty(batch, dim, dtype=self.product_dtype)
+            self._gradient_scale = torch.ones((), dtype=working, device=centre.device)
+
+    def load(self, embedding: Float[Tensor, "batch dim"]) -> None:
+        """Round the embeddings, once a visit."""
+        self._embedding.copy_(embedding)
+
+    def rows(
+        self, centre: Float[Tensor, "rows dim"], inverse_norm: Float[Tensor, " rows"]
+    ) -> Float[Tensor, "rows dim"]:
+        """The rows as an operand, valid until the next call."""
+        if not self._convert:
+            return centre
+        rows = self._rows[: len(centre)]
+        if self.unit:
+            torch.mul(centre, inverse_norm.unsqueeze(1), out=rows)
+            return rows
+        return rows.copy_(centre)
+
+    def products(
+        self, rows: Float[Tensor, "rows dim"], *, out: Float[Tensor, "rows batch"]
+    ) -> Float[Tensor, "rows batch"]:
+        """Rows times embeddings, in `product_dtype`; float16 rows are cosines already."""
+        return self._multiply(rows, self._embedding.t(), out)
+
+    def widen(self, product: Float[Tensor, "rows batch"]) -> Float[Tensor, "rows batch"]:
+        """The product in the working dtype: itself, or a copy in `tile`."""
+        if product.dtype == self.tile.dtype:
+            return product
+        return self.tile[: len(product)].copy_(product)
+
+    def scale_gradients(self, target: Float[Tensor, " batch"]) -> None:
+        """Choose the power of two for a batch: the own class's gradients may exceed 1."""
+        if not self.unit:
+            return
+        largest = target.abs().amax().clamp(1.0, 2.0**20)
+        exponent = largest.log2().ceil()
+        self._gradient_scale.copy_(_GRADIENT_SCALE / torch.exp2(exponent))
+
+    def add_embedding_gradient(
+        self,
+        total: Float[Tensor, "batch dim"],
+        gradient: Float[Tensor, "rows batch"],
+        rows: Float[Tensor, "rows dim"],
+    ) -> None:
+        """Add a chunk's share of the embedding gradient."""
+        if not self._low:
+            total.addmm_(gradient.t(), rows)
+            return
+        low = self._low_gradient[: len(rows)]
+        if self.unit:
+            torch.mul(gradient, self._gradient_scale, out=low)
+        else:
+            low.copy_(gradient)
+        share = self._multiply(low.t(), rows, self._low_embedding_gradient)
+        if self.unit:
+            total.add_(share.to(total.dtype).div_(self._gradient_scale))
+        else:
+            total.add_(share)
+
+    def row_gradients(
+        self, gradient: Float[Tensor, "rows batch"], inverse_norm: Float[Tensor, " rows"]
+    ) -> Float[Tensor, "rows dim"]:
+        """The rows' gradients; `add_embedding_gradient` of the same chunk comes first."""
+        out = self._row_gradient[: len(gradient)]
+        if not self._low:
+            return torch.mm(gradient, self._embedding, out=out)
+        low = self._multiply(
+            self._low_gradient[: len(gradient)],
+            self._embedding,
+            self._low_row_gradient[: len(gradient)],
+        )
+        if self.unit:
+            return torch.mul(low, (inverse_norm / self._gradient_scale).unsqueeze(1), out=out)
+        return out.copy_(low)
+
+    def _multiply(self, left: Tensor, right: Tensor, out: Tensor) -> Tensor:
+        if self._wide_output:
+            return torch.mm(left, right, out_dtype=out.dtype, out=out)
+        return torch.mm(left, right, out=out)
