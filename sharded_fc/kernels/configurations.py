@@ -1,6 +1,13 @@
-"""How large a tile one program works on, and with how many threads: pure integers."""
+"""How large a tile one program works on, and with how many threads.
+
+The tables hold what compiles without spilling registers (`compile_check` sees to that); which of
+them is fastest is for `make gpu-check` to say.
+"""
 
 from dataclasses import dataclass
+from functools import cache
+
+import torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,3 +38,26 @@ class Tile:
 # 32 products a thread: enough loads on their way to fill the memory's pipeline, and room for what
 # is made of them.
 ELEMENTWISE = Tile(rows=64, samples=128, warps=8)
+
+# A tile of 128 x 128 in float32 is 64 registers a thread; 256 samples make 128, and need the
+# instructions of sm_90, which read both operands from shared memory.
+_NARROW = Tile(rows=128, samples=64, depth=64, warps=4, stages=3)
+_SQUARE = Tile(rows=128, samples=128, depth=64, warps=8, stages=3)
+_WIDE = Tile(rows=128, samples=256, depth=64, warps=8, stages=3)
+_FULL_PRECISION = Tile(rows=64, samples=64, depth=16, warps=4, stages=3)
+
+HALF_TILES = {80: (_NARROW, _SQUARE), 90: (_NARROW, _SQUARE, _WIDE)}
+FLOAT32_TILES = {80: (_FULL_PRECISION,), 90: (_FULL_PRECISION,)}
+
+
+def fused_tile(dtype: torch.dtype, batch: int, architecture: int) -> Tile:
+    """The widest tile that a batch fills, for operands of `dtype`; 80 serves other devices too."""
+    tiles = (FLOAT32_TILES if dtype == torch.float32 else HALF_TILES)[architecture]
+    filled = [tile for tile in tiles if tile.samples <= batch]
+    return filled[-1] if filled else tiles[0]
+
+
+@cache
+def architecture(device: torch.device) -> int:
+    """90 for devices with sm_90's instructions, else 80."""
+    return 90 if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9 else 80

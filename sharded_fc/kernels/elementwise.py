@@ -48,7 +48,7 @@ def sum_tile(
     partial = epilogue.empty_partials(
         grid[0], batch, rules=rules, keep_maximum=keep_maximum, device=product.device
     )
-    _sum_kernel[grid](
+    sum_kernel[grid](
         product,
         num_rows,
         batch,
@@ -92,7 +92,7 @@ def gradient_tile(
     num_rows, batch = product.shape
     grid = ELEMENTWISE.grid(num_rows, batch)
     along = torch.empty(grid[1], num_rows, dtype=torch.float32, device=product.device)
-    _gradient_kernel[grid](
+    gradient_kernel[grid](
         product,
         num_rows,
         batch,
@@ -111,7 +111,7 @@ def gradient_tile(
 
 @triton.jit(do_not_specialize=["first_class"])
 @no_type_check
-def _sum_kernel(
+def sum_kernel(
     product,
     num_rows,
     batch,
@@ -124,6 +124,7 @@ def _sum_kernel(
     ROWS: tl.constexpr,
     SAMPLES: tl.constexpr,
 ):
+    """`sum_tile` of one tile."""
     block = tl.program_id(0)
     row = block * ROWS + tl.arange(0, ROWS)
     sample = tl.program_id(1) * SAMPLES + tl.arange(0, SAMPLES)
@@ -146,7 +147,7 @@ def _sum_kernel(
 
 @triton.jit(do_not_specialize=["first_class"])
 @no_type_check
-def _gradient_kernel(
+def gradient_kernel(
     product,
     num_rows,
     batch,
@@ -161,6 +162,7 @@ def _gradient_kernel(
     ROWS: tl.constexpr,
     SAMPLES: tl.constexpr,
 ):
+    """`gradient_tile` of one tile."""
     sample_block = tl.program_id(1)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     sample = sample_block * SAMPLES + tl.arange(0, SAMPLES)

@@ -50,7 +50,7 @@ def fold(
 ) -> None:
     """Add what the programs of a first visit found to `measures`, as `tile.sum_tile` does."""
     _, blocks, batch = partial.shape
-    _fold[(-(-batch // _FOLDED_SAMPLES),)](
+    fold_kernel[(-(-batch // _FOLDED_SAMPLES),)](
         partial,
         measures,
         blocks,
@@ -163,7 +163,9 @@ def store_gradient(
 ):
     """Turn a tile's products into gradients in `out`; leave what multiplies each row in `along`."""
     inside = sample < batch
-    weight = tl.load(offset + sample, mask=inside, other=0.0).to(tl.float32)
+    # What lies beyond the batch weighs nothing.
+    nothing = -float("inf") if rules.sigmoid_bias is None else 0.0
+    weight = tl.load(offset + sample, mask=inside, other=nothing).to(tl.float32)
     logit = _logits(product, row, num_rows, inverse_norm, rules.scale)
     mine = _own(row, sample, batch, first_class, rules.label)
     logit = _leave_range(logit, row, sample, batch, first_class, rules.class_range)
@@ -241,7 +243,7 @@ def _softplus(logit):
 
 @triton.jit
 @no_type_check
-def _fold(
+def fold_kernel(
     partial,
     measures,
     blocks,
@@ -252,6 +254,7 @@ def _fold(
     BLOCKS: tl.constexpr,
     SAMPLES: tl.constexpr,
 ):
+    """`fold` of some samples."""
     sample = tl.program_id(0) * SAMPLES + tl.arange(0, SAMPLES)
     inside = sample < batch
     plane = blocks.to(tl.int64) * batch

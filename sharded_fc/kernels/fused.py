@@ -1,0 +1,238 @@
+"""The two passes over a chunk's products with the product inside: what no matrix library writes.
+
+The first pass reads rows and embeddings and leaves a few sums: no product ever reaches memory. The
+second leaves the tile of gradients in the dtype that the two remaining products take, and what
+multiplies each row. Operands are float16, bfloat16 or float32 (not rounded to tf32); sums of
+products are in float32. Classes of one row only: several go through `elementwise`.
+"""
+
+from typing import no_type_check
+
+import torch
+import triton
+import triton.language as tl
+from jaxtyping import Float
+from torch import Tensor
+
+from sharded_fc import tile
+from sharded_fc.kernels import epilogue
+from sharded_fc.kernels.configurations import architecture, fused_tile
+
+# bfloat16 dots are wrong in Triton's interpreter (3.7), which multiplies the bit patterns.
+_INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+
+
+def sum_rows(
+    rows: Float[Tensor, "rows dim"],
+    embedding: Float[Tensor, "batch dim"],
+    inverse_norm: Float[Tensor, " rows"],
+    *,
+    first_class: int,
+    rules: tile.Rules,
+    measures: Float[Tensor, "measures batch"],
+    keep_maximum: bool,
+) -> None:
+    """Add a chunk's negatives to `measures`, as `tile.sum_tile` does for rows @ embedding.T.
+
+    A chunk may be as large as one likes: it leaves a few floats a sample for every 128 rows.
+    """
+    num_rows, batch = _check(rows, embedding, rules)
+    shape = fused_tile(rows.dtype, batch, architecture(rows.device))
+    row_blocks, sample_blocks = shape.grid(num_rows, batch)
+    partial = epilogue.empty_partials(
+        row_blocks, batch, rules=rules, keep_maximum=keep_maximum, device=rows.device
+    )
+    sum_kernel[(row_blocks * sample_blocks,)](
+        rows,
+        embedding,
+        rows.shape[1],
+        num_rows,
+        batch,
+        inverse_norm,
+        first_class,
+        epilogue.RuleArguments.of(rules),
+        measures,
+        partial,
+        keep_maximum=keep_maximum and rules.sigmoid_bias is None,
+        even=rows.shape[1] % shape.arguments["DEPTH"] == 0,
+        **shape.arguments,
+    )
+    epilogue.fold(partial, measures=measures, rules=rules, keep_maximum=keep_maximum)
+
+
+def gradient_rows(
+    rows: Float[Tensor, "rows dim"],
+    embedding: Float[Tensor, "batch dim"],
+    inverse_norm: Float[Tensor, " rows"],
+    *,
+    first_class: int,
+    rules: tile.Rules,
+    weights: tile.Weights,
+    out: Float[Tensor, "rows batch"],
+) -> Float[Tensor, " rows"]:
+    """Write d loss / d (row . embedding) to `out`, of any dtype; return what multiplies each row.
+
+    As `tile.gradient_tile` for rows @ embedding.T.
+    """
+    num_rows, batch = _check(rows, embedding, rules)
+    shape = fused_tile(rows.dtype, batch, architecture(rows.device))
+    row_blocks, sample_blocks = shape.grid(num_rows, batch)
+    along = torch.empty(sample_blocks, num_rows, dtype=torch.float32, device=rows.device)
+    gradient_kernel[(row_blocks * sample_blocks,)](
+        rows,
+        embedding,
+        rows.shape[1],
+        num_rows,
+        batch,
+        inverse_norm,
+        first_class,
+        epilogue.RuleArguments.of(rules),
+        weights.offset,
+        weights.target,
+        weights.factor,
+        out,
+        along,
+        even=rows.shape[1] % shape.arguments["DEPTH"] == 0,
+        **shape.arguments,
+    )
+    return along.sum(0)
+
+
+def _check(rows: Tensor, embedding: Tensor, rules: tile.Rules) -> tuple[int, int]:
+    if rules.sub_centres > 1:
+        raise ValueError(
+            f"{rules.sub_centres} rows a class in a fused pass; use elementwise.sum_tile and "
+            "gradient_tile, which take a class's best row"
+        )
+    if rows.dtype != embedding.dtype:
+        raise ValueError(
+            f"rows in {rows.dtype}, embeddings in {embedding.dtype}; convert one of them"
+        )
+    return len(rows), len(embedding)
+
+
+@triton.jit(do_not_specialize=["first_class"])
+@no_type_check
+def sum_kernel(
+    rows,
+    embedding,
+    dim,
+    num_rows,
+    batch,
+    inverse_norm,
+    first_class,
+    rules,
+    measures,
+    partial,
+    keep_maximum: tl.constexpr,
+    even: tl.constexpr,
+    ROWS: tl.constexpr,
+    SAMPLES: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    """`sum_rows` of one tile."""
+    block, _, row, sample = _place(batch, ROWS, SAMPLES)
+    product = _products(rows, embedding, row, sample, num_rows, batch, dim, even, DEPTH)
+    epilogue.store_sums(
+        product,
+        row,
+        sample,
+        num_rows,
+        batch,
+        inverse_norm,
+        first_class,
+        rules,
+        measures,
+        partial,
+        block,
+        tl.cdiv(num_rows, ROWS),
+        keep_maximum,
+    )
+
+
+@triton.jit(do_not_specialize=["first_class"])
+@no_type_check
+def gradient_kernel(
+    rows,
+    embedding,
+    dim,
+    num_rows,
+    batch,
+    inverse_norm,
+    first_class,
+    rules,
+    offset,
+    target,
+    factor,
+    out,
+    along,
+    even: tl.constexpr,
+    ROWS: tl.constexpr,
+    SAMPLES: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    """`gradient_rows` of one tile."""
+    _, sample_block, row, sample = _place(batch, ROWS, SAMPLES)
+    product = _products(rows, embedding, row, sample, num_rows, batch, dim, even, DEPTH)
+    epilogue.store_gradient(
+        product,
+        row,
+        sample,
+        num_rows,
+        batch,
+        inverse_norm,
+        first_class,
+        rules,
+        offset,
+        target,
+        factor,
+        out,
+        along,
+        sample_block,
+    )
+
+
+@triton.jit
+@no_type_check
+def _place(batch, ROWS: tl.constexpr, SAMPLES: tl.constexpr):
+    """Which tile is this program's: all of a block of rows at once, so they are read once."""
+    program = tl.program_id(0)
+    sample_blocks = tl.cdiv(batch, SAMPLES)
+    block = program // sample_blocks
+    sample_block = program % sample_blocks
+    row = block * ROWS + tl.arange(0, ROWS)
+    return block, sample_block, row, sample_block * SAMPLES + tl.arange(0, SAMPLES)
+
+
+@triton.jit
+@no_type_check
+def _products(
+    rows,
+    embedding,
+    row,
+    sample,
+    num_rows,
+    batch,
+    dim,
+    even: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    """A tile of rows @ embedding.T. Beyond the edges it holds some real row's: mask what is used."""
+    column = tl.arange(0, DEPTH)
+    left_at = rows + (row % num_rows).to(tl.int64)[:, None] * dim + column[None, :]
+    right_at = embedding + (sample % batch).to(tl.int64)[None, :] * dim + column[:, None]
+    product = tl.zeros((row.shape[0], sample.shape[0]), tl.float32)
+    for start in range(0, dim, DEPTH):
+        if even:
+            left = tl.load(left_at)
+            right = tl.load(right_at)
+        else:
+            left = tl.load(left_at, mask=(start + column < dim)[None, :], other=0.0)
+            right = tl.load(right_at, mask=(start + column < dim)[:, None], other=0.0)
+        if _INTERPRETED:
+            left = left.to(tl.float32)
+            right = right.to(tl.float32)
+        product = tl.dot(left, right, product, input_precision="ieee")
+        left_at += DEPTH
+        right_at += DEPTH
+    return product
