@@ -31,7 +31,7 @@ class View(NamedTuple):
 
 
 def as_views(
-    embedding: Tensor | Sequence[tuple[Tensor, ...]],
+    embedding: Tensor | Sequence[tuple[Tensor | None, ...]],
     label: Tensor | None,
     sample_weight: Tensor | None,
     class_range: Tensor | None,
@@ -43,7 +43,7 @@ def as_views(
         return [View(embedding, label, sample_weight, class_range)]
     if not (label is sample_weight is class_range is None) or not embedding:
         raise ValueError("pass head(embedding, label), or head([(embedding, label), ...])")
-    return [View(*view) for view in embedding]
+    return [View(*view) for view in embedding]  # pyright: ignore[reportArgumentType]
 
 
 @dataclass(frozen=True)

@@ -79,9 +79,7 @@ class Pass:
         """This rank's part of something of the global batch."""
         return of_batch.split(list(self.layout.counts))[self.rank]
 
-    def statistics(
-        self, loss: Float[Tensor, ""], *, scale: float, num_classes: int
-    ) -> Statistics:
+    def statistics(self, loss: Float[Tensor, ""], *, scale: float, num_classes: int) -> Statistics:
         """What operators look at."""
         return summarise(
             self.tables,
@@ -137,9 +135,7 @@ def run_forward(
         label=batch.label,
         hard=hard,
         class_range=batch.class_range,
-        conflict_logit=None
-        if problem.conflict_cosine is None
-        else problem.conflict_cosine * scale,
+        conflict_logit=None if problem.conflict_cosine is None else problem.conflict_cosine * scale,
         sub_centres=softmax.sub_centres,
         sigmoid_bias=bias,
         negative_weight=problem.negative_weight,
@@ -208,7 +204,9 @@ def _gather(
         weight = norm if empty else joined("sample_weight", torch.float64)
         columns.append(weight.view(torch.int64))
     if agreement.ranged:
-        columns += [label, label] if not len(label) else joined("class_range", torch.int64).unbind(1)
+        columns += (
+            [label, label] if not len(label) else joined("class_range", torch.int64).unbind(1)
+        )
     embedding, numbers = gather_batch(
         problem.ranks, agreement.layout, unit, torch.stack(columns, 1)
     )

@@ -201,7 +201,7 @@ class ShardedHead:
 
     def __call__(
         self,
-        embedding: Float[Tensor, "batch dim"] | Sequence[tuple[Tensor, ...]],
+        embedding: Float[Tensor, "batch dim"] | Sequence[tuple[Tensor | None, ...]],
         label: Int[Tensor, " batch"] | None = None,
         *,
         sample_weight: Float[Tensor, " batch"] | None = None,

