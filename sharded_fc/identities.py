@@ -60,8 +60,9 @@ def edited(
     blocks: Callable[[], Iterable[Block]],
     identities: IdentityMap,
     *,
+    embedding_dim: int,
     seed: int,
-    subcentres: int = 1,
+    sub_centres: int = 1,
     image_counts: Int[Tensor, " old"] | None = None,
     means: Means | None = None,
     window_rows: int = _BLOCK_ROWS,
@@ -81,19 +82,21 @@ def edited(
       that is neither's own, and part late or never.
     - A new identity has its direction in `means`, in its first sub-centre, at the length of an
       initial row; other rows are the initial rows of (seed, new row). Its optimizer rows are 0.
+    - Columns of the centres past `embedding_dim`, the bias of a plain softmax, go along: kept,
+      averaged, and 0 for a new identity.
 
     Raises:
         ValueError: at once, where arguments do not fit; while streaming, where the blocks are not
             all rows of `identities.num_old` classes.
     """
-    if subcentres < 1:
-        raise ValueError(f"subcentres {subcentres}; use at least 1")
+    if sub_centres < 1:
+        raise ValueError(f"sub_centres {sub_centres}; use at least 1")
     if image_counts is not None and len(image_counts) != identities.num_old:
         raise ValueError(
             f"image_counts has {len(image_counts)} entries; pass one for each of the "
             f"{identities.num_old} old classes"
         )
-    edit = _Edit(identities, subcentres, seed, image_counts, means)
+    edit = _Edit(identities, embedding_dim, sub_centres, seed, image_counts, means)
     return edit.stream(blocks, window_rows)
 
 
@@ -109,13 +112,13 @@ class _Pairs:
         order = old.argsort(stable=True)
         return cls(old[order], place[order])
 
-    def rows(self, first: int, num_rows: int, subcentres: int) -> tuple[Tensor, Tensor]:
+    def rows(self, first: int, num_rows: int, sub_centres: int) -> tuple[Tensor, Tensor]:
         """(rows of a block, rows where they go); a block may begin or end within a class."""
-        classes = torch.tensor([first // subcentres, -(-(first + num_rows) // subcentres)])
+        classes = torch.tensor([first // sub_centres, -(-(first + num_rows) // sub_centres)])
         begin, end = torch.searchsorted(self.old, classes).tolist()
-        inner = torch.arange(subcentres)
-        source = (self.old[begin:end, None] * subcentres + inner).flatten() - first
-        target = (self.place[begin:end, None] * subcentres + inner).flatten()
+        inner = torch.arange(sub_centres)
+        source = (self.old[begin:end, None] * sub_centres + inner).flatten() - first
+        target = (self.place[begin:end, None] * sub_centres + inner).flatten()
         inside = (source >= 0) & (source < num_rows)
         return source[inside], target[inside]
 
@@ -123,7 +126,8 @@ class _Pairs:
 @dataclass(frozen=True, eq=False)
 class _Edit:
     identities: IdentityMap
-    subcentres: int
+    embedding_dim: int
+    sub_centres: int
     seed: int
     image_counts: Tensor | None
     means: Means | None
@@ -145,14 +149,14 @@ class _Edit:
             for first, tensors in self._checked(blocks()):
                 num_rows = len(tensors["centre"])
                 if not buffer:
-                    rows = len(pairs) * self.subcentres
+                    rows = len(pairs) * self.sub_centres
                     buffer = {n: t.new_empty(rows, t.shape[1]) for n, t in tensors.items()}
                     template = {n: t.new_empty(0, t.shape[1]) for n, t in tensors.items()}
-                source, target = waiting.rows(first, num_rows, self.subcentres)
+                source, target = waiting.rows(first, num_rows, self.sub_centres)
                 for name, tensor in tensors.items():
                     buffer[name][target] = tensor[source]
                 if window is windows[0]:
-                    for block in _runs(tensors, *kept.rows(first, num_rows, self.subcentres)):
+                    for block in _runs(tensors, *kept.rows(first, num_rows, self.sub_centres)):
                         yield self._parted(block, shared)
             yield from self._merged(window, buffer, shared)
             if window is windows[0]:
@@ -171,7 +175,7 @@ class _Edit:
         room = 0
         num_sources = self.identities.num_sources
         for label in (num_sources > 1).nonzero().squeeze(1).tolist():
-            rows = int(num_sources[label]) * self.subcentres
+            rows = int(num_sources[label]) * self.sub_centres
             if not windows or rows > room:
                 windows.append([])
                 room = window_rows
@@ -181,14 +185,14 @@ class _Edit:
 
     def _checked(self, blocks: Iterable[Block]) -> Iterator[Block]:
         """The blocks as they come; refuses rows that do not exist or are missing."""
-        num_rows = self.identities.num_old * self.subcentres
+        num_rows = self.identities.num_old * self.sub_centres
         covered = []
         for first, tensors in blocks:
             stop = first + len(tensors["centre"])
             if first < 0 or stop > num_rows:
                 raise ValueError(
                     f"a block holds rows [{first}, {stop}), the identity map is of {num_rows}: "
-                    f"{self.identities.num_old} classes with {self.subcentres} rows each"
+                    f"{self.identities.num_old} classes with {self.sub_centres} rows each"
                 )
             covered.append((first, stop))
             yield first, tensors
@@ -200,15 +204,16 @@ class _Edit:
         """The block, with noise on the rows of classes that share an old class."""
         first, tensors = block
         stop = first + len(tensors["centre"])
-        noisy = shared[torch.arange(first, stop) // self.subcentres]
+        noisy = shared[torch.arange(first, stop) // self.sub_centres]
         if not noisy.any():
             return block
-        centre = tensors["centre"].double()
-        noise = self._initial(first, stop, centre.shape[1], seed=self.seed ^ _PARTING_SEED)
-        length = torch.linalg.vector_norm(centre, dim=1, keepdim=True)
-        moved = centre + PARTING * length * normalize(noise.double(), dim=1)
-        chosen = torch.where(noisy.unsqueeze(1), moved, centre).to(tensors["centre"].dtype)
-        return first, {**tensors, "centre": chosen}
+        centre = tensors["centre"].clone()
+        direction = centre[:, : self.embedding_dim]
+        noise = self._initial(first, stop, seed=self.seed ^ _PARTING_SEED).double()
+        length = torch.linalg.vector_norm(direction.double(), dim=1, keepdim=True)
+        moved = direction + PARTING * length * normalize(noise, dim=1)
+        direction.copy_(torch.where(noisy.unsqueeze(1), moved.to(centre.dtype), direction))
+        return first, {**tensors, "centre": centre}
 
     def _merged(
         self, window: list[int], buffer: dict[str, Tensor], shared: Tensor
@@ -216,36 +221,36 @@ class _Edit:
         begin = 0
         for label in window:
             sources = torch.tensor(self.identities.sources(label))
-            end = begin + len(sources) * self.subcentres
+            end = begin + len(sources) * self.sub_centres
             rows = {
-                name: t[begin:end].view(len(sources), self.subcentres, t.shape[1])
+                name: t[begin:end].view(len(sources), self.sub_centres, t.shape[1])
                 for name, t in buffer.items()
             }
             begin = end
             weight = torch.ones(len(sources), dtype=torch.float64)
             if self.image_counts is not None:
                 weight = self.image_counts[sources].clamp_min(1).double()
-            merged = merge(rows, weight)
-            first = label * self.subcentres
-            centre = merged["centre"]
+            merged = merge(rows, weight, embedding_dim=self.embedding_dim)
+            first = label * self.sub_centres
+            direction = merged["centre"][:, : self.embedding_dim]
             # Opposite or zero centres have no direction to keep.
-            lost = (centre == 0).all(1, keepdim=True)
-            start = self._initial(first, first + len(centre), centre.shape[1], seed=self.seed)
-            merged["centre"] = torch.where(lost, start.to(centre.dtype), centre)
+            lost = (direction == 0).all(1, keepdim=True)
+            start = self._initial(first, first + len(direction), seed=self.seed)
+            direction.copy_(torch.where(lost, start.to(direction.dtype), direction))
             yield self._parted((first, merged), shared)
 
     def _fresh(self, template: dict[str, Tensor]) -> Iterator[Block]:
         fresh = self.identities.fresh
         runs = fresh.tensor_split((fresh.diff() != 1).nonzero().squeeze(1) + 1)
-        each = max(1, _BLOCK_ROWS // self.subcentres)
+        each = max(1, _BLOCK_ROWS // self.sub_centres)
         for classes in (piece for run in runs for piece in run.split(each) if len(piece)):
             first, stop = int(classes[0]), int(classes[-1]) + 1
-            rows = (stop - first) * self.subcentres
+            rows = (stop - first) * self.sub_centres
             tensors = {name: t.new_zeros(rows, t.shape[1]) for name, t in template.items()}
-            centre = tensors["centre"]
-            begin = first * self.subcentres
-            centre.copy_(self._initial(begin, begin + rows, centre.shape[1], seed=self.seed))
-            self._point(centre[:: self.subcentres], first)
+            direction = tensors["centre"][:, : self.embedding_dim]
+            begin = first * self.sub_centres
+            direction.copy_(self._initial(begin, begin + rows, seed=self.seed))
+            self._point(direction[:: self.sub_centres], first)
             yield begin, tensors
 
     def _point(self, centre: Tensor, first: int) -> None:
@@ -261,9 +266,9 @@ class _Edit:
         length = INITIAL_STD * centre.shape[1] ** 0.5
         centre[place] = (direction[seen] * length).to(centre.dtype)
 
-    @staticmethod
-    def _initial(start: int, stop: int, dim: int, *, seed: int) -> Tensor:
-        return initial_rows(start, stop, embedding_dim=dim, seed=seed, device=torch.device("cpu"))
+    def _initial(self, start: int, stop: int, *, seed: int) -> Tensor:
+        cpu = torch.device("cpu")
+        return initial_rows(start, stop, embedding_dim=self.embedding_dim, seed=seed, device=cpu)
 
 
 def _runs(tensors: dict[str, Tensor], source: Tensor, target: Tensor) -> Iterator[Block]:

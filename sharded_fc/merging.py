@@ -7,16 +7,20 @@ from torch.nn.functional import normalize
 
 
 def merge(
-    rows: dict[str, Shaped[Tensor, "sources subcentres _"]], weight: Float[Tensor, " sources"]
-) -> dict[str, Shaped[Tensor, "subcentres _"]]:
+    rows: dict[str, Shaped[Tensor, "sources sub_centres _"]],
+    weight: Float[Tensor, " sources"],
+    *,
+    embedding_dim: int,
+) -> dict[str, Shaped[Tensor, "sub_centres _"]]:
     """The centre and optimizer rows of classes that become one; computed in float64.
 
-    The centre gets the direction of the weighted sum of unit centres, and their weighted mean
-    length; it is 0 where they cancel to the bit. Every other tensor gets the weighted mean, sources
-    in the order in which they match the centre's.
+    A centre gets the direction of the weighted sum of unit centres, and their weighted mean
+    length; it is 0 where they cancel to the bit. Its columns past `embedding_dim`, and every other
+    tensor, get the weighted mean. Sub-centres are merged with those of the first source that they
+    are most like.
     """
     share = (weight / weight.sum()).view(-1, 1, 1)
-    centre = rows["centre"].double()
+    centre = rows["centre"][:, :, :embedding_dim].double()
     length = torch.linalg.vector_norm(centre, dim=2, keepdim=True)
     unit = normalize(centre, dim=2)
     order = torch.stack([_match(unit[0], other) for other in unit]).unsqueeze(2)
@@ -25,16 +29,14 @@ def merge(
     means = {
         name: (share * tensor.double().gather(1, order.expand_as(tensor))).sum(0)
         for name, tensor in rows.items()
-        if name != "centre"
     }
-    return {
-        name: tensor.to(rows[name].dtype) for name, tensor in {"centre": merged, **means}.items()
-    }
+    means["centre"][:, :embedding_dim] = merged
+    return {name: tensor.to(rows[name].dtype) for name, tensor in means.items()}
 
 
 def _match(
-    own: Float[Tensor, "subcentres dim"], other: Float[Tensor, "subcentres dim"]
-) -> Int[Tensor, " subcentres"]:
+    own: Float[Tensor, "sub_centres dim"], other: Float[Tensor, "sub_centres dim"]
+) -> Int[Tensor, " sub_centres"]:
     """For each own sub-centre one of the other's, the most alike pair first."""
     cosine = own @ other.t()
     order = torch.empty(len(own), dtype=torch.int64)

@@ -49,29 +49,34 @@ def table(blocks, num_rows):
     return tensors
 
 
-def edit(rows, sources, *, subcentres=1, places=(), order=None, **options):
-    num_old = len(rows["centre"]) // subcentres
+def edit(rows, sources, *, sub_centres=1, places=(), order=None, **options):
+    num_old = len(rows["centre"]) // sub_centres
     identities = IdentityMap.of(sources, num_old=num_old)
     blocks = edited(
-        lambda: cut(rows, places, order), identities, seed=SEED, subcentres=subcentres, **options
+        lambda: cut(rows, places, order),
+        identities,
+        embedding_dim=DIM,
+        seed=SEED,
+        sub_centres=sub_centres,
+        **options,
     )
-    return table(blocks, len(sources) * subcentres)
+    return table(blocks, len(sources) * sub_centres)
 
 
 @st.composite
 def edits(draw):
-    num_old, subcentres = draw(st.integers(1, 9)), draw(st.integers(1, 3))
+    num_old, sub_centres = draw(st.integers(1, 9)), draw(st.integers(1, 3))
     source = st.lists(st.integers(0, num_old - 1), unique=True, max_size=3).map(tuple)
-    return num_old, subcentres, draw(st.lists(source, min_size=1, max_size=12))
+    return num_old, sub_centres, draw(st.lists(source, min_size=1, max_size=12))
 
 
 @given(edits(), st.lists(st.integers(1, 26), max_size=6), st.integers(0, 5), st.integers(1, 40))
 def test_no_cut_order_or_window_of_the_blocks_changes_a_bit(drawn, places, order, window):
-    num_old, subcentres, sources = drawn
-    rows = draw_rows(num_old * subcentres)
-    expected = edit(rows, sources, subcentres=subcentres)
+    num_old, sub_centres, sources = drawn
+    rows = draw_rows(num_old * sub_centres)
+    expected = edit(rows, sources, sub_centres=sub_centres)
     result = edit(
-        rows, sources, subcentres=subcentres, places=places, order=order, window_rows=window
+        rows, sources, sub_centres=sub_centres, places=places, order=order, window_rows=window
     )
     for name, tensor in expected.items():
         assert torch.equal(result[name], tensor)
@@ -107,12 +112,12 @@ def test_merged_classes_weigh_as_many_images_as_they_have_and_at_least_one():
     torch.testing.assert_close(result["square"][0], (share * rows["square"][:2]).sum(0))
 
 
-def test_merged_subcentres_join_those_they_are_most_like():
+def test_merged_sub_centres_join_those_they_are_most_like():
     rows = draw_rows(6, dtype=torch.float64)
     rows["centre"][:3] = torch.eye(DIM, dtype=torch.float64)[:3]
     rows["centre"][3:] = torch.eye(DIM, dtype=torch.float64)[[2, 0, 1]] * 3
     rows["centre"] += 0.01
-    result = edit(rows, [(0, 1)], subcentres=3)
+    result = edit(rows, [(0, 1)], sub_centres=3)
     pairs = [(0, 4), (1, 5), (2, 3)]
     for place, (own, other) in enumerate(pairs):
         torch.testing.assert_close(
@@ -146,7 +151,7 @@ def test_two_classes_merged_of_the_same_sources_part_too():
 
 def test_a_new_identity_starts_as_a_new_head_would_start_it():
     rows = draw_rows(4)
-    result = edit(rows, [(), (0,), (), ()], subcentres=1)
+    result = edit(rows, [(), (0,), (), ()], sub_centres=1)
     start = initial_rows(0, 4, embedding_dim=DIM, seed=SEED, device=torch.device("cpu"))
     assert torch.equal(result["centre"][[0, 2, 3]], start[[0, 2, 3]])
     for name in WIDTHS:
@@ -162,28 +167,38 @@ def test_opposite_centres_merge_into_a_new_identitys_row():
     assert torch.equal(result["centre"], start)
 
 
-@pytest.mark.parametrize("subcentres", [1, 2])
-def test_a_new_identity_points_at_the_mean_of_its_embeddings(subcentres):
+@pytest.mark.parametrize("sub_centres", [1, 2])
+def test_a_new_identity_points_at_the_mean_of_its_embeddings(sub_centres):
     rows = draw_rows(4)
     sources = [(), (0,), (), ()]
-    identities = IdentityMap.of(sources, num_old=4 // subcentres)
+    identities = IdentityMap.of(sources, num_old=4 // sub_centres)
     generator = torch.Generator().manual_seed(1)
     embedding = torch.randn(40, DIM, generator=generator)
     label = torch.randint(3, (40,), generator=generator)  # none of class 3
     stream = zip(embedding.split(7), label.split(7), strict=True)
     means = mean_embeddings(stream, classes=identities.fresh, embedding_dim=DIM)
-    result = edit(rows, sources, subcentres=subcentres, means=means)["centre"]
+    result = edit(rows, sources, sub_centres=sub_centres, means=means)["centre"]
     start = initial_rows(
-        0, 4 * subcentres, embedding_dim=DIM, seed=SEED, device=torch.device("cpu")
+        0, 4 * sub_centres, embedding_dim=DIM, seed=SEED, device=torch.device("cpu")
     )
     for c in (0, 2):
         mean = normalize(embedding[label == c].double(), dim=1).sum(0)
         expected = (normalize(mean, dim=0) * 0.01 * DIM**0.5).float()
         # float64 sums in another order, rounded to float32: assert_close's defaults.
-        torch.testing.assert_close(result[c * subcentres], expected)
-        rest = slice(c * subcentres + 1, (c + 1) * subcentres)
+        torch.testing.assert_close(result[c * sub_centres], expected)
+        rest = slice(c * sub_centres + 1, (c + 1) * sub_centres)
         assert torch.equal(result[rest], start[rest])
-    assert torch.equal(result[3 * subcentres :], start[3 * subcentres :])
+    assert torch.equal(result[3 * sub_centres :], start[3 * sub_centres :])
+
+
+def test_a_plain_softmaxs_bias_is_kept_averaged_or_zero_and_turns_no_direction():
+    rows = draw_rows(4, dtype=torch.float64)
+    bias = torch.tensor([[1.0], [20.0], [3.0], [4.0]], dtype=torch.float64)
+    wide = {**rows, "centre": torch.cat([rows["centre"], bias], 1)}
+    sources = [(1,), (0, 2), (), (3,), (3,)]
+    plain, result = edit(rows, sources), edit(wide, sources)
+    assert torch.equal(result["centre"][:, :DIM], plain["centre"])
+    assert result["centre"][:, DIM].tolist() == [20.0, 2.0, 0.0, 4.0, 4.0]
 
 
 def test_the_rows_load_into_a_head_of_the_new_size():
@@ -202,7 +217,7 @@ def test_the_rows_load_into_a_head_of_the_new_size():
             dtype=torch.float32,
             state_dtype=torch.float32,
         )
-        part.fill(edited(lambda: cut(rows, [3, 6], 1), identities, seed=SEED))
+        part.fill(edited(lambda: cut(rows, [3, 6], 1), identities, embedding_dim=DIM, seed=SEED))
         assert torch.equal(part.centre, expected["centre"][start:stop])
         for name in WIDTHS:
             assert torch.equal(part.state[name], expected[name][start:stop])
@@ -222,7 +237,7 @@ def test_what_is_held_is_a_block_and_a_window_whatever_the_size_of_the_table():
     sources = [(c,) for c in range(num_old - 1000)]
     sources += [(c, c + 500) for c in range(num_old - 1000, num_old - 500)]
     identities = IdentityMap.of(sources, num_old=num_old)
-    for _, tensors in edited(blocks, identities, seed=0, window_rows=window):
+    for _, tensors in edited(blocks, identities, embedding_dim=DIM, seed=0, window_rows=window):
         assert len(tensors["centre"]) <= block
         alive.append(sum(centre() is not None for centre in given))
     assert len(passes) == 1000 // window
@@ -242,12 +257,18 @@ def test_blocks_that_are_not_the_maps_rows_are_refused(blocks, message):
     given = [(a, {name: t[a:b] for name, t in rows.items()}) for a, b in blocks]
     identities = IdentityMap.of([(0,), ()], num_old=3)
     with pytest.raises(ValueError, match=message):
-        list(edited(lambda: given, identities, seed=0, subcentres=3))
+        list(edited(lambda: given, identities, embedding_dim=DIM, seed=0, sub_centres=3))
 
 
 def test_arguments_that_do_not_fit_are_refused_at_once():
     identities = IdentityMap.of([(0,)], num_old=3)
-    with pytest.raises(ValueError, match="subcentres 0; use at least 1"):
-        edited(list, identities, seed=0, subcentres=0)
+    with pytest.raises(ValueError, match="sub_centres 0; use at least 1"):
+        edited(list, identities, embedding_dim=DIM, seed=0, sub_centres=0)
     with pytest.raises(ValueError, match="image_counts has 2 entries; pass one for each of the 3"):
-        edited(list, identities, seed=0, image_counts=torch.ones(2, dtype=torch.int64))
+        edited(
+            list,
+            identities,
+            embedding_dim=DIM,
+            seed=0,
+            image_counts=torch.ones(2, dtype=torch.int64),
+        )
