@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sharded_fc import native
 from sharded_fc.counter import GOLDEN, HASHES, centred_sum, extend, key_of, signed
 
 # The scale of the published recipes (arcface_torch, PLSC), whose learning rates assume it: rows are
@@ -25,14 +26,16 @@ def initial_rows(
     Each value is a sum of twelve 16-bit uniforms (Irwin-Hall), so it stays within six deviations.
     """
     rows = torch.empty(stop - start, embedding_dim, dtype=torch.float32, device=device)
+    seed_key, scale = key_of(seed), INITIAL_STD / 65536
+    if native.initial_rows(rows, first=start, seed_key=seed_key, scale=scale):
+        return rows
     counters = torch.arange(1, HASHES * embedding_dim + 1, dtype=torch.int64, device=device)
     offsets = counters.mul_(signed(GOLDEN)).view(HASHES, embedding_dim)
-    seed_key = key_of(seed)
     block = max(1, _BLOCK_ELEMENTS // embedding_dim)
     for first in range(start, stop, block):
         last = min(first + block, stop)
         numbers = torch.arange(first, last, dtype=torch.int64, device=device)
         total = centred_sum(extend(seed_key, numbers).unsqueeze(1), offsets)
         centred = total.to(torch.float32)  # exact: below 2^24
-        rows[first - start : last - start] = centred.mul_(INITIAL_STD / 65536)
+        rows[first - start : last - start] = centred.mul_(scale)
     return rows

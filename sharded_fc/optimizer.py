@@ -7,11 +7,14 @@ rate of 0 leaves the bits of the centres, `skip` those of everything.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sharded_fc import native
+from sharded_fc.counter import ROUNDING, key_of
 from sharded_fc.rounding import round_stochastically, rounding_key
 from sharded_fc.storage import RowSlice
 
@@ -51,6 +54,9 @@ class SGD:
         one. Where `skip`, on the device, is true, no bit changes.
         """
         if _skipped_on_host(skip):
+            return
+        numbers = (learning_rate, self.momentum, self.weight_decay, float(self.nesterov))
+        if _natively("sgd", rows, gradient, along, step=step, seed=seed, numbers=numbers):
             return
         store = _store(rows, learning_rate=learning_rate, step=step, seed=seed, skip=skip)
         centre = rows.centre.to(gradient.dtype)
@@ -101,23 +107,29 @@ class AdamW:
         """As `SGD.update`."""
         if _skipped_on_host(skip):
             return
-        store = _store(rows, learning_rate=learning_rate, step=step, seed=seed, skip=skip)
         dtype = gradient.dtype
+        mean_share, square_share = (1 - beta for beta in self.betas)
+        count = (step + 1).to(torch.float64)
+        step_size = (learning_rate / (1 - self.betas[0] ** count)).to(dtype)
+        inverse_spread = (1 - self.betas[1] ** count).rsqrt().to(dtype)
+        decay = 1 - learning_rate * self.weight_decay
+        if skip.is_cpu:
+            corrections = (float(step_size), float(inverse_spread))
+            shares = (mean_share, self.betas[1], square_share)
+            numbers = (learning_rate, *shares, *corrections, self.eps, decay)
+            if _natively("adamw", rows, gradient, along, step=step, seed=seed, numbers=numbers):
+                return
+        store = _store(rows, learning_rate=learning_rate, step=step, seed=seed, skip=skip)
         centre = rows.centre.to(dtype)
         _turn(gradient, along, centre)
-        first_beta, second_beta = self.betas
         mean = rows.state["mean"].to(dtype)
-        mean = mean + (gradient - mean) * (1 - first_beta)
-        square = rows.state["square"].to(dtype) * second_beta
-        square += gradient.square_().mul_(1 - second_beta)
+        mean = mean + (gradient - mean) * mean_share
+        square = rows.state["square"].to(dtype) * self.betas[1]
+        square += gradient.square_().mul_(square_share)
         store("mean", mean)
         store("square", square)
-        count = (step + 1).to(torch.float64)
-        step_size = (learning_rate / (1 - first_beta**count)).to(dtype)
-        spread = (1 - second_beta**count).sqrt().to(dtype)
-        denominator = square.sqrt().div_(spread).add_(self.eps)
-        decayed = centre * (1 - learning_rate * self.weight_decay)
-        store("centre", decayed - (mean * step_size).div_(denominator))
+        denominator = _root(square).mul_(inverse_spread).add_(self.eps)
+        store("centre", centre * decay - (mean * step_size).div_(denominator))
 
 
 @dataclass(frozen=True)
@@ -154,24 +166,53 @@ class RowWise:
         """As `SGD.update`."""
         if _skipped_on_host(skip):
             return
+        share, inverse_dim = 1 - self.beta, 1 / gradient.shape[1]
+        decay = 1 - learning_rate * self.weight_decay
+        numbers = (learning_rate, self.beta, share, inverse_dim, self.eps, decay)
+        if _natively("row_wise", rows, gradient, along, step=step, seed=seed, numbers=numbers):
+            return
         store = _store(rows, learning_rate=learning_rate, step=step, seed=seed, skip=skip)
         centre = rows.centre.to(gradient.dtype)
         _turn(gradient, along, centre)
-        mean_square = _row_sums(gradient.square()).div_(gradient.shape[1])
-        square = rows.state["square"] * self.beta + mean_square * (1 - self.beta)
+        mean_square = _row_sums(gradient.square()).mul_(inverse_dim)
+        square = rows.state["square"] * self.beta + mean_square * share
         store("square", square)
-        rate = (square.sqrt() + self.eps).reciprocal_().mul_(learning_rate)
-        decayed = centre * (1 - learning_rate * self.weight_decay)
-        store("centre", decayed - gradient * rate)
+        rate = (_root(square) + self.eps).reciprocal_().mul_(learning_rate)
+        store("centre", centre * decay - gradient * rate)
 
 
 Optimizer = SGD | AdamW | RowWise
+
+
+def _natively(
+    kind: Literal["sgd", "adamw", "row_wise"],
+    rows: RowSlice,
+    gradient: Tensor,
+    along: Tensor | None,
+    *,
+    step: Tensor,
+    seed: int,
+    numbers: tuple[float, ...],
+) -> bool:
+    """Let compiled code do the update, where there is some for these rows."""
+    if not gradient.is_cpu:
+        return False
+    tables = [rows.centre, *rows.state.values()]
+    number = int(step)
+    keys = [key_of(seed, ROUNDING, tensor, number) for tensor in range(len(tables))]
+    operands = native.Operands(tables, keys, rows.first, gradient, along)
+    return native.update(kind, operands, numbers)
 
 
 def _turn(gradient: Tensor, along: Tensor | None, centre: Tensor) -> None:
     """Take off the part along the row itself: the gradient through the row's normalisation."""
     if along is not None:
         gradient -= centre * along.unsqueeze(1)
+
+
+def _root(value: Tensor) -> Tensor:
+    """The square root, correctly rounded; MKL's of float32, which torch takes, sometimes is not."""
+    return value.to(torch.float64).sqrt_().to(value.dtype)
 
 
 def _row_sums(value: Tensor) -> Tensor:

@@ -22,13 +22,18 @@ _SMALLEST_NORMAL_FLOAT16 = 0x38800000  # 2^-14
 _FLOAT16_REBIAS = (127 - 15) << 10
 
 
-def rounding_key(*, seed: int, step: Int[Tensor, ""], tensor: int) -> Int[Tensor, ""]:
-    """The key of one tensor in one step, on the device of `step`."""
+Key = int | Int[Tensor, ""]
+
+
+def rounding_key(*, seed: int, step: int | Int[Tensor, ""], tensor: int) -> Key:
+    """The key of one tensor in one step: a number or, where `step` is one, a tensor beside it."""
+    if isinstance(step, int):
+        return key_of(seed, ROUNDING, tensor, step)
     return extend(key_of(seed, ROUNDING, tensor), step)
 
 
 def round_stochastically(
-    value: Float[Tensor, "n d"], dtype: torch.dtype, *, key: Int[Tensor, ""], first_row: int
+    value: Float[Tensor, "n d"], dtype: torch.dtype, *, key: Key, first_row: int
 ) -> Float[Tensor, "n d"]:
     """Values in bfloat16 or float16; `first_row` is the global row of the first.
 
@@ -58,13 +63,15 @@ def round_stochastically(
     return rounded.to(torch.int16).view(dtype)
 
 
-def _chances(value: Tensor, key: Tensor, first_row: int) -> Tensor:
+def _chances(value: Tensor, key: Key, first_row: int) -> Tensor:
     """Sixteen random bits for each element, int32 in [0, 65536)."""
     num_rows, dim = value.shape
     row = torch.arange(first_row, first_row + num_rows, dtype=torch.int64, device=value.device)
     group = torch.arange(-(-dim // _PIECES), dtype=torch.int64, device=value.device)
     bits = extend(extend(key, row).unsqueeze(1), group)
-    return bits.view(torch.int16)[:, :dim].to(torch.int32) & 0xFFFF
+    # A lone column may come with any stride, and only stride 1 can be seen as smaller elements.
+    pieces = bits.as_strided(bits.shape, (bits.shape[1], 1)).view(torch.int16)
+    return pieces[:, :dim].to(torch.int32) & 0xFFFF
 
 
 def _fixed_point(magnitude: Tensor, chance: Tensor) -> Tensor:

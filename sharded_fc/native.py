@@ -1,0 +1,98 @@
+"""The row updates and first values in compiled code, for rows on a CPU.
+
+Both functions have their twins in torch (optimizer.py, initial.py), give the same bits, and say
+where they did nothing and the twin has to do the work.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sharded_fc.native_build import library
+
+_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_MOST_STATES = 2
+
+
+class _Table(ctypes.Structure):
+    _fields_ = (("data", ctypes.c_void_p), ("key", ctypes.c_uint64), ("type", ctypes.c_int32))
+
+
+class _Slice(ctypes.Structure):
+    _fields_ = (
+        ("rows", ctypes.c_int64),
+        ("dim", ctypes.c_int64),
+        ("first_row", ctypes.c_int64),
+        ("threads", ctypes.c_int64),
+        ("centre", _Table),
+        ("state", _Table * _MOST_STATES),
+        ("gradient", ctypes.c_void_p),
+        ("along", ctypes.c_void_p),
+    )
+
+
+@dataclass(frozen=True)
+class Operands:
+    """What an update works on: the centres and the states, with the rounding key of each."""
+
+    tables: Sequence[Tensor]
+    keys: Sequence[int]
+    first_row: int
+    gradient: Tensor
+    along: Tensor | None
+
+
+def update(
+    kind: Literal["sgd", "adamw", "row_wise"], operands: Operands, numbers: Sequence[float]
+) -> bool:
+    """Update the rows by the function of this name in native_rows.cpp; False if nothing was done.
+
+    `numbers` are its arguments after the slice.
+    """
+    tensors = [*operands.tables, operands.gradient]
+    suited = all(tensor.is_cpu and tensor.is_contiguous() for tensor in tensors)
+    if not suited or operands.gradient.dtype != torch.float32:
+        return False
+    code = library()
+    if code is None:
+        return False
+    tables = [
+        _Table(tensor.data_ptr(), key, _TYPES[tensor.dtype])
+        for tensor, key in zip(operands.tables, operands.keys, strict=True)
+    ]
+    along = None if operands.along is None else operands.along.contiguous()
+    rows, dim = operands.gradient.shape
+    described = _Slice(
+        rows=rows,
+        dim=dim,
+        first_row=operands.first_row,
+        threads=torch.get_num_threads(),
+        centre=tables[0],
+        state=(_Table * _MOST_STATES)(*tables[1:]),
+        gradient=operands.gradient.data_ptr(),
+        along=None if along is None else along.data_ptr(),
+    )
+    code[kind](ctypes.byref(described), *(ctypes.c_float(number) for number in numbers))
+    return True
+
+
+def initial_rows(to: Tensor, *, first: int, seed_key: int, scale: float) -> bool:
+    """Write the first values of rows [first, first + n) to a float32 [n, d]; False if not done."""
+    code = library() if to.is_cpu else None
+    if code is None:
+        return False
+    rows, dim = to.shape
+    code["initial_rows"](
+        ctypes.c_void_p(to.data_ptr()),
+        ctypes.c_int64(first),
+        ctypes.c_int64(rows),
+        ctypes.c_int64(dim),
+        ctypes.c_uint64(seed_key),
+        ctypes.c_float(scale),
+        ctypes.c_int64(torch.get_num_threads()),
+    )
+    return True

@@ -1,0 +1,121 @@
+"""Builds native_rows.cpp for this CPU at first use and keeps the result in the user's cache folder.
+
+Nothing needs it: without a compiler, or where anything goes wrong, there is one line in the log and
+torch does the same work to the same bits. Nobody else may write the folder, and a library in it is
+named by all it was made from, so neither a stranger's nor another machine's code is ever loaded.
+"""
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+
+SOURCE = Path(__file__).with_name("native_rows.cpp")
+SWITCH = "FACESCALE_NATIVE"
+"""Set to 0 in the environment, nothing is built or used."""
+
+_FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-march=native",
+    "-ffp-contract=off",  # every operation rounded by itself, as torch's are
+    "-fno-math-errno",  # sqrt as one instruction
+    "-fno-trapping-math",  # choices as masks
+    "-fPIC",
+)
+_BUILD_TIMEOUT_S = 120  # two seconds on an idle machine
+
+logger = logging.getLogger(__name__)
+
+
+def library() -> ctypes.CDLL | None:
+    """The compiled library, or None where there is none; builds it in about two seconds."""
+    return None if os.environ.get(SWITCH) == "0" else _loaded()
+
+
+def load() -> ctypes.CDLL | None:
+    """Load the library from the cache folder, after building it if it is not there."""
+    try:
+        return ctypes.CDLL(str(_built()))
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = getattr(error, "stderr", None) or error
+        logger.info("rows are updated by torch alone: no native code, %s", str(reason).strip())
+        return None
+
+
+_loaded = cache(load)
+
+
+def _built() -> Path:
+    compiler = shutil.which("g++")
+    if sys.platform != "linux" or compiler is None:
+        raise OSError("it takes g++ on Linux")
+    threads = _openmp_of_torch()
+    folder = _private_folder()
+    path = folder / f"rows-{_name(Path(compiler), threads)}.so"
+    if not path.exists():
+        # Beside the target and renamed: other processes see a whole library or none.
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            compiled, linked = Path(scratch) / "rows.o", Path(scratch) / "rows.so"
+            _run(compiler, *_FLAGS, "-fopenmp", "-c", SOURCE, "-o", compiled)
+            # Without -fopenmp, which would name another copy of the thread library.
+            _run(compiler, "-shared", compiled, threads, "-o", linked)
+            linked.chmod(0o700)
+            linked.replace(path)
+    return path
+
+
+def _run(*command: str | Path) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=_BUILD_TIMEOUT_S)
+
+
+def _name(compiler: Path, threads: Path) -> str:
+    """A hash of all that the library is made from: source, flags, compiler, threads and CPU."""
+    made_from = [SOURCE.read_text(), *_FLAGS, torch.__version__, _cpu()]
+    for file in (compiler.resolve(), threads.resolve()):
+        facts = file.stat()
+        made_from += [str(file), str(facts.st_size), str(facts.st_mtime_ns)]
+    return hashlib.sha256("\0".join(made_from).encode()).hexdigest()[:32]
+
+
+def _cpu() -> str:
+    """The model and features of the first core, which -march=native looks at."""
+    lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    telling = ("vendor", "model", "stepping", "cpu family", "flags", "CPU", "Features")
+    return platform.machine() + "".join(line for line in lines if line.startswith(telling))
+
+
+def _openmp_of_torch() -> Path:
+    """The thread library torch has loaded, so that both share one pool of threads."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    loaded = [Path(line.split(maxsplit=5)[-1]) for line in lines]
+    found = [path for path in loaded if path.name.startswith(("libgomp", "libiomp5"))]
+    if not found:
+        raise OSError("torch has loaded no OpenMP library to share threads with")
+    beside_torch = [path for path in found if Path(torch.__file__).parent in path.parents]
+    return (beside_torch or found)[0]
+
+
+def _private_folder() -> Path:
+    """The cache folder, made for this user alone; refused where others could write it."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = base / "facescale"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    facts = folder.lstat()
+    if (
+        not stat.S_ISDIR(facts.st_mode)
+        or facts.st_uid != os.geteuid()
+        or facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    ):
+        raise OSError(f"{folder} is not this user's alone; chmod 700 it, or set XDG_CACHE_HOME")
+    return folder

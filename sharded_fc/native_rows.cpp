@@ -1,0 +1,251 @@
+// The row updates of optimizer.py and the hash of initial.py on a CPU, in one pass over the rows.
+//
+// Bit for bit what the torch code computes: the same operations in the same order, each rounded by
+// itself (the build forbids contraction). A row is widened into a buffer that stays in the first
+// cache, goes through one plain loop an operation, which the compiler turns into vectors, and is
+// narrowed on its way back. No torch headers: a C interface, mirrored in native.py.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+
+namespace {
+
+constexpr uint64_t GOLDEN = 0x9E3779B97F4A7C15;
+constexpr int64_t GRAIN = 32768;  // elements under which torch, too, keeps to one thread
+
+enum Type : int32_t { FLOAT32, BFLOAT16, FLOAT16 };
+
+struct Table {  // [rows, width]; `key` is the rounding's
+    void* data;
+    uint64_t key;
+    Type type;
+};
+
+}  // namespace
+
+struct Slice {
+    int64_t rows, dim, first_row;
+    int64_t threads;
+    Table centre;
+    Table state[2];
+    const float* gradient;  // [rows, dim]
+    const float* along;     // [rows], or null
+};
+
+namespace {
+
+inline uint64_t mix(uint64_t key) {
+    key = (key ^ (key >> 30)) * 0xBF58476D1CE4E5B9;
+    key = (key ^ (key >> 27)) * 0x94D049BB133111EB;
+    return key ^ (key >> 31);
+}
+
+inline uint64_t extend(uint64_t key, uint64_t value) { return mix(key + value * GOLDEN); }
+
+template <class To, class From>
+inline To bits_as(From from) {
+    static_assert(sizeof(To) == sizeof(From));
+    To to;
+    std::memcpy(&to, &from, sizeof to);
+    return to;
+}
+
+inline float widen_bfloat16(uint16_t bits) { return bits_as<float>(uint32_t(bits) << 16); }
+
+inline float widen_float16(uint16_t bits) {
+    uint32_t magnitude = uint32_t(bits & 0x7FFF) << 13;
+    uint32_t special = magnitude >= 0x0F800000 ? 0x7F800000 : 0;
+    float value = bits_as<float>(magnitude) * 0x1p112f;  // the exponents' biases differ by 112
+    return bits_as<float>(bits_as<uint32_t>(value) | special | uint32_t(bits & 0x8000) << 16);
+}
+
+inline uint16_t narrow_bfloat16(float value, uint32_t chance) {
+    uint32_t bits = bits_as<uint32_t>(value), magnitude = bits & 0x7FFFFFFF;
+    // Finite values saturate; infinity and NaN are their own bound.
+    uint32_t rounded = std::min(magnitude + chance, std::max(magnitude, 0x7F7FFFFFu));
+    rounded |= magnitude > 0x7F800000 ? 0x400000 : 0;
+    return uint16_t((rounded | (bits & 0x80000000)) >> 16);
+}
+
+inline uint16_t narrow_float16(float value, uint32_t chance) {
+    uint32_t bits = bits_as<uint32_t>(value), magnitude = bits & 0x7FFFFFFF;
+    float small = std::min(bits_as<float>(magnitude), 0x1p-14f);
+    uint32_t fixed = (uint32_t(int32_t(small * 0x1p40f)) + chance) >> 16;
+    uint32_t normal = (std::min(magnitude + (chance & 0x1FFF), 0x477FE000u) >> 13) - (112 << 10);
+    uint32_t finite = magnitude < 0x38800000 ? fixed : normal;
+    uint32_t special = 0x7C00 | (magnitude > 0x7F800000 ? 0x200 : 0);
+    return uint16_t((magnitude < 0x7F800000 ? finite : special) | (bits >> 16 & 0x8000));
+}
+
+struct alignas(64) Line {  // of the cache: a vector that straddles two is read twice
+    float values[16];
+};
+
+// One thread's buffers: four rows, and the random bits of one.
+class Buffers {
+public:
+    explicit Buffers(int64_t dim)
+        : dim_(dim),
+          groups_((dim + 3) / 4),
+          lines_(dim / 16 + 2),  // one more than a row needs: at 4 KiB apart, buffers would collide
+          floats_(new Line[4 * lines_]),
+          hashes_(new uint64_t[groups_]),
+          chances_(new uint16_t[4 * groups_]) {}
+
+    float* at(int index) { return reinterpret_cast<float*>(floats_.get() + index * lines_); }
+
+    void load(const Table& table, int64_t row, float* __restrict to) const {
+        if (table.type == FLOAT32) {
+            std::memcpy(to, static_cast<const float*>(table.data) + row * dim_, 4 * dim_);
+            return;
+        }
+        const uint16_t* __restrict from = static_cast<const uint16_t*>(table.data) + row * dim_;
+        if (table.type == BFLOAT16)
+            for (int64_t c = 0; c < dim_; ++c) to[c] = widen_bfloat16(from[c]);
+        else
+            for (int64_t c = 0; c < dim_; ++c) to[c] = widen_float16(from[c]);
+    }
+
+    void store(const Table& table, int64_t row, int64_t global_row, const float* __restrict from) {
+        if (table.type == FLOAT32) {
+            std::memcpy(static_cast<float*>(table.data) + row * dim_, from, 4 * dim_);
+            return;
+        }
+        draw(extend(table.key, uint64_t(global_row)));
+        const uint16_t* __restrict chance = chances_.get();
+        uint16_t* __restrict to = static_cast<uint16_t*>(table.data) + row * dim_;
+        if (table.type == BFLOAT16)
+            for (int64_t c = 0; c < dim_; ++c) to[c] = narrow_bfloat16(from[c], chance[c]);
+        else
+            for (int64_t c = 0; c < dim_; ++c) to[c] = narrow_float16(from[c], chance[c]);
+    }
+
+private:
+    void draw(uint64_t row_key) {
+        uint64_t* __restrict hash = hashes_.get();
+        for (int64_t group = 0; group < groups_; ++group) hash[group] = extend(row_key, group);
+        std::memcpy(chances_.get(), hash, 8 * groups_);
+    }
+
+    int64_t dim_, groups_, lines_;
+    std::unique_ptr<Line[]> floats_;
+    std::unique_ptr<uint64_t[]> hashes_;
+    std::unique_ptr<uint16_t[]> chances_;
+};
+
+// Calls update(row, gradient, centre, buffers) for each row: the gradient without its part along
+// the row in buffer 0, the centre in buffer 1. What `update` leaves there is the new centre.
+template <class Update>
+void for_each_row(const Slice& slice, float learning_rate, Update update) {
+    const int64_t dim = slice.dim;
+    const int threads = slice.rows * dim < GRAIN ? 1 : int(slice.threads);
+#pragma omp parallel num_threads(threads)
+    {
+        Buffers buffers(dim);
+#pragma omp for schedule(static)
+        for (int64_t row = 0; row < slice.rows; ++row) {
+            float* __restrict gradient = buffers.at(0);
+            float* __restrict centre = buffers.at(1);
+            const float* __restrict given = slice.gradient + row * dim;
+            buffers.load(slice.centre, row, centre);
+            if (slice.along) {
+                const float along = slice.along[row];
+                for (int64_t c = 0; c < dim; ++c) gradient[c] = given[c] - centre[c] * along;
+            } else {
+                std::memcpy(gradient, given, 4 * dim);
+            }
+            update(row, gradient, centre, buffers);
+            if (learning_rate != 0) buffers.store(slice.centre, row, slice.first_row + row, centre);
+        }
+    }
+}
+
+}  // namespace
+
+extern "C" void sgd(const Slice* slice, float learning_rate, float momentum, float weight_decay,
+                    float nesterov) {
+    const int64_t dim = slice->dim;
+    for_each_row(*slice, learning_rate, [=](int64_t row, float* __restrict gradient,
+                                            float* __restrict centre, Buffers& buffers) {
+        if (weight_decay != 0)
+            for (int64_t c = 0; c < dim; ++c) gradient[c] += centre[c] * weight_decay;
+        if (momentum == 0) {
+            for (int64_t c = 0; c < dim; ++c) centre[c] -= gradient[c] * learning_rate;
+            return;
+        }
+        float* __restrict kept = buffers.at(2);
+        buffers.load(slice->state[0], row, kept);
+        for (int64_t c = 0; c < dim; ++c) {
+            kept[c] = kept[c] * momentum + gradient[c];
+            const float direction = nesterov != 0 ? gradient[c] + kept[c] * momentum : kept[c];
+            centre[c] -= direction * learning_rate;
+        }
+        buffers.store(slice->state[0], row, slice->first_row + row, kept);
+    });
+}
+
+extern "C" void adamw(const Slice* slice, float learning_rate, float mean_share, float square_kept,
+                      float square_share, float step_size, float inverse_spread, float eps,
+                      float decay) {
+    const int64_t dim = slice->dim;
+    for_each_row(*slice, learning_rate, [=](int64_t row, const float* __restrict gradient,
+                                            float* __restrict centre, Buffers& buffers) {
+        float* __restrict mean = buffers.at(2);
+        float* __restrict square = buffers.at(3);
+        buffers.load(slice->state[0], row, mean);
+        buffers.load(slice->state[1], row, square);
+        for (int64_t c = 0; c < dim; ++c) {
+            const float g = gradient[c];
+            mean[c] += (g - mean[c]) * mean_share;
+            square[c] = square[c] * square_kept + (g * g) * square_share;
+            const float denominator = std::sqrt(square[c]) * inverse_spread + eps;
+            centre[c] = centre[c] * decay - mean[c] * step_size / denominator;
+        }
+        buffers.store(slice->state[0], row, slice->first_row + row, mean);
+        buffers.store(slice->state[1], row, slice->first_row + row, square);
+    });
+}
+
+extern "C" void row_wise(const Slice* slice, float learning_rate, float kept, float share,
+                         float inverse_dim, float eps, float decay) {
+    const int64_t dim = slice->dim;
+    float* squares = static_cast<float*>(slice->state[0].data);
+    for_each_row(*slice, learning_rate, [=](int64_t row, const float* __restrict gradient,
+                                            float* __restrict centre, Buffers& buffers) {
+        float* __restrict sum = buffers.at(2);
+        for (int64_t c = 0; c < dim; ++c) sum[c] = gradient[c] * gradient[c];
+        for (int64_t width = dim; width > 1; width -= width / 2) {
+            const int64_t half = width / 2;
+            const float* right = sum + width - half;
+#pragma GCC ivdep
+            for (int64_t c = 0; c < half; ++c) sum[c] += right[c];
+        }
+        const float square = squares[row] * kept + sum[0] * inverse_dim * share;
+        squares[row] = square;
+        const float rate = 1 / (std::sqrt(square) + eps) * learning_rate;
+        for (int64_t c = 0; c < dim; ++c) centre[c] = centre[c] * decay - gradient[c] * rate;
+    });
+}
+
+// Rows [first, first + rows) of the table's first values, float32 [rows, dim].
+extern "C" void initial_rows(float* to, int64_t first, int64_t rows, int64_t dim, uint64_t seed_key,
+                             float scale, int64_t threads) {
+    const int count = rows * dim < GRAIN ? 1 : int(threads);
+#pragma omp parallel for num_threads(count) schedule(static)
+    for (int64_t row = 0; row < rows; ++row) {
+        const uint64_t key = extend(seed_key, uint64_t(first + row));
+        float* __restrict out = to + row * dim;
+        for (int64_t c = 0; c < dim; ++c) {
+            uint64_t halves = 0;
+            for (int64_t draw = 0; draw < 3; ++draw) {
+                const uint64_t bits = extend(key, uint64_t(draw * dim + c + 1));
+                halves += (bits & 0x0000FFFF0000FFFF) + (bits >> 16 & 0x0000FFFF0000FFFF);
+            }
+            const int32_t total = int32_t(halves & 0xFFFFFFFF) + int32_t(halves >> 32);
+            out[c] = float(total - 6 * 65535) * scale;
+        }
+    }
+}
