@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from sharded_fc.centres import read_centres
+from sharded_fc.centres import cosines, read_centres
 from sharded_fc.collectives import Layout, Ranks
 from sharded_fc.partition import chunks
 from sharded_fc.storage import Rows, working_dtype
@@ -105,8 +105,7 @@ def _nearest_own(
         centres = read_centres(
             rows, start, stop, sub_centres=sub_centres, embedding_dim=unit.shape[1]
         )
-        product = unit @ normalize(centres, dim=2).flatten(0, 1).t()
-        product = product.unflatten(1, (stop - start, sub_centres)).amax(2)
+        product = cosines(unit.unsqueeze(1), normalize(centres, dim=2))
         product.masked_fill_(product.isnan(), _NOT_FINITE)
         best, column = _highest(product, min(k, stop - start))
         cosine, kept = _highest(torch.cat([cosine, best], 1), k)

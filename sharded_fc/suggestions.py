@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from sharded_fc.centres import read_centres
+from sharded_fc.centres import cosines, read_centres
 from sharded_fc.collectives import Layout, Ranks
 from sharded_fc.files import together, written_beside
 from sharded_fc.partition import chunks
@@ -80,7 +80,7 @@ def merge_suggestions(
             block = gathered[other, : layout.counts[other]]
             row = torch.arange(len(block), device=device) + (starts[other] + first)
             for start, stop in chunks(own_classes, chunk_classes):
-                cosine = _alike(block, _unit(rows, start, stop, **reading))
+                cosine = cosines(block, _unit(rows, start, stop, **reading))
                 column = torch.arange(start, stop, device=device) + starts[ranks.rank]
                 if other == ranks.rank:
                     cosine.masked_fill_(row.unsqueeze(1) >= column, -torch.inf)
@@ -93,12 +93,6 @@ def merge_suggestions(
 def _unit(rows: Rows, start: int, stop: int, *, sub_centres: int, embedding_dim: int) -> Tensor:
     centres = read_centres(rows, start, stop, sub_centres=sub_centres, embedding_dim=embedding_dim)
     return normalize(centres, dim=2)
-
-
-def _alike(a: Tensor, b: Tensor) -> Tensor:
-    """The highest cosine between sub-centres of each class of a and each of b."""
-    product = a.flatten(0, 1) @ b.flatten(0, 1).t()
-    return product.view(len(a), a.shape[1], len(b), b.shape[1]).amax((1, 3))
 
 
 def _compared(rank: int, size: int) -> list[int]:

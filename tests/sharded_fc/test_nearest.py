@@ -90,6 +90,14 @@ def test_two_byte_rows_are_compared_in_float32(ranks):
         assert torch.equal(label, expected_label)
 
 
+def test_autocast_around_the_search_does_not_make_it_coarse():
+    centre, embeddings = draw_centres(50, DIM), draw_embeddings([8])
+    exact = search(centre, embeddings, 3, {}, torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = search(centre, embeddings, 3, {}, torch.float32)
+    assert torch.equal(inside[1], exact[1])
+
+
 def test_zeros_have_cosine_0_and_what_is_not_finite_minus_2():
     centre = torch.eye(3, dtype=torch.float64)
     centre[1] = 0
