@@ -89,7 +89,7 @@ def wind_angle(
     value = sign * angle.cos() - 2.0 * turns
     if gradient == "straight_through":
         return value, torch.ones_like(cosine)
-    return value, factor * sign * angle.sin() / sine_of(bounded)
+    return value, factor * angle.sin().abs() / sine_of(bounded)
 
 
 def as_margin(

@@ -1,17 +1,16 @@
-"""CosFace: the published value, slope 1."""
-
-import math
+"""CosFace: margins a class, and the margins that are refused."""
 
 import pytest
 import torch
 
 from sharded_fc.margins import CosFace
+from tests.sharded_fc.margins.batches import adjust, samples
 
 
-def test_value_at_one_radian_is_the_method_sheets():
-    value, slope = CosFace(0.35).target(torch.tensor([math.cos(1.0)], dtype=torch.float64))
-    assert value.item() == pytest.approx(0.190302, abs=5e-7)  # the sheet's six digits
-    assert slope.item() == 1.0
+def test_margins_of_classes_are_subtracted_one_by_one():
+    of_class = torch.tensor([0.0, 0.2, 0.4], dtype=torch.float64)
+    found = adjust(CosFace(0.35), samples([0.5, 0.5, 0.5], class_margin=of_class))
+    assert found.value.tolist() == pytest.approx([0.5, 0.3, 0.1], abs=1e-16)
 
 
 @pytest.mark.parametrize("margin", [-0.1, 1.5])
