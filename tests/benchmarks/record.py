@@ -1,8 +1,9 @@
 """Writes a benchmark's figures to a dated file that says how they came about.
 
 `record()` is shared by all benchmarks: one markdown table, with the commit, the command, the
-versions and the machine above it. `interleaved()` repeats several candidates in turn, so that a
-machine that slows down half-way slows all of them. Nothing here measures time.
+versions and the machine above it; `met()` words what was wanted of a figure. `interleaved()`
+repeats several candidates in turn, so that a machine that slows down half-way slows all of them.
+Nothing here measures time.
 """
 
 import os
@@ -53,6 +54,12 @@ def record(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines))
     return path
+
+
+def met(what: str, value: float, limit: float) -> str:
+    """A note: the figure, the most it was to be, and whether it is."""
+    verdict = "met" if value <= limit else "missed"
+    return f"{what}: {value:.3g}, wanted at most {limit:g}: {verdict}"
 
 
 def text(cell: Cell) -> str:
