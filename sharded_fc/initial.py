@@ -15,7 +15,8 @@ from sharded_fc.counter import GOLDEN, HASHES, centred_sum, extend, key_of, sign
 # normalised in the forward, so a row of length r turns by learning_rate / r^2 times the gradient.
 INITIAL_STD = 0.01
 
-_BLOCK_ELEMENTS = 1 << 16  # 512 KiB of int64: the passes below stay in cache
+_CPU_BLOCK = 1 << 16  # elements: 512 KiB of int64, so that the passes below stay in cache
+_ACCELERATOR_BLOCK = 1 << 22  # few launches
 
 
 def initial_rows(
@@ -31,7 +32,8 @@ def initial_rows(
         return rows
     counters = torch.arange(1, HASHES * embedding_dim + 1, dtype=torch.int64, device=device)
     offsets = counters.mul_(signed(GOLDEN)).view(HASHES, embedding_dim)
-    block = max(1, _BLOCK_ELEMENTS // embedding_dim)
+    elements = _CPU_BLOCK if device.type == "cpu" else _ACCELERATOR_BLOCK
+    block = max(1, elements // embedding_dim)
     for first in range(start, stop, block):
         last = min(first + block, stop)
         numbers = torch.arange(first, last, dtype=torch.int64, device=device)
