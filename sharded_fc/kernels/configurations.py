@@ -14,8 +14,8 @@ import torch
 class Tile:
     """`rows` x `samples` of products by `warps` of 32 threads.
 
-    A kernel that makes the products itself takes `depth` columns of embeddings at a time and keeps
-    `stages` of them on their way.
+    A kernel that makes the products itself takes `depth` columns of embeddings at a time, keeps
+    `stages` of them on their way, and works on its tile in `parts`, of as many registers less.
     """
 
     rows: int
@@ -23,6 +23,7 @@ class Tile:
     warps: int
     depth: int | None = None
     stages: int = 1
+    parts: int = 1
 
     def grid(self, num_rows: int, batch: int) -> tuple[int, int]:
         """Programs along rows and along samples."""
@@ -31,8 +32,10 @@ class Tile:
     @property
     def arguments(self) -> dict[str, int]:
         """What a kernel's launch takes."""
-        depth = {} if self.depth is None else {"DEPTH": self.depth, "num_stages": self.stages}
-        return {"ROWS": self.rows, "SAMPLES": self.samples, "num_warps": self.warps, **depth}
+        shape = {"ROWS": self.rows, "SAMPLES": self.samples, "num_warps": self.warps}
+        if self.depth is None:
+            return shape
+        return {**shape, "DEPTH": self.depth, "PARTS": self.parts, "num_stages": self.stages}
 
 
 # 32 products a thread: enough loads on their way to fill the memory's pipeline, and room for what

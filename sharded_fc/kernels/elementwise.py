@@ -126,10 +126,11 @@ def sum_kernel(
 ):
     """`sum_tile` of one tile."""
     block = tl.program_id(0)
-    row = block * ROWS + tl.arange(0, ROWS)
+    first_row = block * ROWS
+    row = first_row + tl.arange(0, ROWS)
     sample = tl.program_id(1) * SAMPLES + tl.arange(0, SAMPLES)
     epilogue.store_sums(
-        _load(product, row, sample, num_rows, batch),
+        _load(product, first_row, row, sample, num_rows, batch),
         row,
         sample,
         num_rows,
@@ -164,10 +165,12 @@ def gradient_kernel(
 ):
     """`gradient_tile` of one tile."""
     sample_block = tl.program_id(1)
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    first_row = tl.program_id(0) * ROWS
+    row = first_row + tl.arange(0, ROWS)
     sample = sample_block * SAMPLES + tl.arange(0, SAMPLES)
     epilogue.store_gradient(
-        _load(product, row, sample, num_rows, batch),
+        _load(product, first_row, row, sample, num_rows, batch),
+        first_row,
         row,
         sample,
         num_rows,
@@ -186,7 +189,6 @@ def gradient_kernel(
 
 @triton.jit
 @no_type_check
-def _load(product, row, sample, num_rows, batch):
-    place = row.to(tl.int64)[:, None] * batch + sample[None, :]
-    there = (row < num_rows)[:, None] & (sample < batch)[None, :]
-    return tl.load(product + place, mask=there, other=0.0).to(tl.float32)
+def _load(product, first_row, row, sample, num_rows, batch):
+    at, there = epilogue.tile_at(product, first_row, row, sample, num_rows, batch)
+    return tl.load(at, mask=there, other=0.0).to(tl.float32)

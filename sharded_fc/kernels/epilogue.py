@@ -117,9 +117,9 @@ def store_sums(
     plane = blocks.to(tl.int64) * batch
     out = partial + block.to(tl.int64) * batch + sample
     logit = _logits(product, row, num_rows, inverse_norm, rules.scale)
-    mine = _own(row, sample, batch, first_class, rules.label)
+    mine = _own(row, sample, num_rows, batch, first_class, rules.label)
     logit = tl.where(mine | (row >= num_rows)[:, None], -float("inf"), logit)
-    logit = _leave_range(logit, row, sample, batch, first_class, rules.class_range)
+    logit = _leave_range(logit, row, sample, num_rows, batch, first_class, rules.class_range)
     tl.store(out + _HIGHEST * plane, tl.max(logit, 0), mask=inside)
     if rules.conflict_logit is not None:
         conflicts = tl.sum((logit > rules.conflict_logit).to(tl.float32), 0)
@@ -147,6 +147,7 @@ def store_sums(
 @no_type_check
 def store_gradient(
     product,
+    first_row,
     row,
     sample,
     num_rows,
@@ -167,8 +168,8 @@ def store_gradient(
     nothing = -float("inf") if rules.sigmoid_bias is None else 0.0
     weight = tl.load(offset + sample, mask=inside, other=nothing).to(tl.float32)
     logit = _logits(product, row, num_rows, inverse_norm, rules.scale)
-    mine = _own(row, sample, batch, first_class, rules.label)
-    logit = _leave_range(logit, row, sample, batch, first_class, rules.class_range)
+    mine = _own(row, sample, num_rows, batch, first_class, rules.label)
+    logit = _leave_range(logit, row, sample, num_rows, batch, first_class, rules.class_range)
     if rules.sigmoid_bias is not None:
         bias = tl.load(rules.sigmoid_bias).to(tl.float32)
         gradient = tl.sigmoid(logit - bias) * (weight * rules.negative_weight)[None, :]
@@ -182,12 +183,19 @@ def store_gradient(
     gradient = tl.where(mine, own[None, :], gradient)
     inverse = tl.load(inverse_norm + row, mask=row < num_rows, other=0.0).to(tl.float32)
     gradient *= (inverse * factor)[:, None]
-    there = (row < num_rows)[:, None] & inside[None, :]
-    place = row.to(tl.int64)[:, None] * batch + sample[None, :]
-    tl.store(out + place, gradient.to(out.dtype.element_ty), mask=there)
     part = tl.sum(product * gradient, 1) * inverse * inverse
-    first = sample_block.to(tl.int64) * num_rows
-    tl.store(along + first + row, part, mask=row < num_rows)
+    tl.store(along + sample_block.to(tl.int64) * num_rows + row, part, mask=row < num_rows)
+    at, there = tile_at(out, first_row, row, sample, num_rows, batch)
+    tl.store(at, gradient.to(out.dtype.element_ty), mask=there)
+
+
+@triton.jit
+@no_type_check
+def tile_at(tensor, first_row, row, sample, num_rows, batch):
+    """Where a tile lies in [rows, batch], and which of it does; within a tile 32 bits suffice."""
+    within = (row - first_row)[:, None] * batch + sample[None, :]
+    there = (row < num_rows)[:, None] & (sample < batch)[None, :]
+    return tensor + first_row.to(tl.int64) * batch + within, there
 
 
 @triton.jit
@@ -199,23 +207,32 @@ def _logits(product, row, num_rows, inverse_norm, scale):
 
 @triton.jit
 @no_type_check
-def _own(row, sample, batch, first_class, label):
-    """Where a row is a sample's own class; no class is -1."""
-    own = tl.load(label + sample, mask=sample < batch, other=-1)
-    return (row + first_class)[:, None] == own[None, :]
+def _own(row, sample, num_rows, batch, first_class, label):
+    """Where a row is a sample's own class."""
+    own = tl.load(label + sample, mask=sample < batch, other=-1) - first_class
+    # A thread holds many samples: as 32-bit row numbers their classes take half the registers.
+    own = tl.where((own >= 0) & (own < num_rows), own, -1).to(tl.int32)
+    return row[:, None] == own[None, :]
 
 
 @triton.jit
 @no_type_check
-def _leave_range(logit, row, sample, batch, first_class, class_range):
+def _leave_range(logit, row, sample, num_rows, batch, first_class, class_range):
     """Classes a sample does not compete with weigh nothing."""
     if class_range is not None:
-        number = (row + first_class)[:, None]
         start = tl.load(class_range + sample, mask=sample < batch, other=0)
         stop = tl.load(class_range + batch + sample, mask=sample < batch, other=0)
-        within = (number >= start[None, :]) & (number < stop[None, :])
-        logit = tl.where(within, logit, -float("inf"))
+        start = _row_of(start, num_rows, first_class)[None, :]
+        stop = _row_of(stop, num_rows, first_class)[None, :]
+        logit = tl.where((row[:, None] >= start) & (row[:, None] < stop), logit, -float("inf"))
     return logit
+
+
+@triton.jit
+@no_type_check
+def _row_of(number, num_rows, first_class):
+    """The row of a class, or the nearest end of the rows."""
+    return tl.minimum(tl.maximum(number - first_class, 0), num_rows).to(tl.int32)
 
 
 @triton.jit

@@ -13,13 +13,14 @@ import triton
 import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
+from triton import knobs
 
 from sharded_fc import tile
 from sharded_fc.kernels import epilogue
 from sharded_fc.kernels.configurations import architecture, fused_tile
 
 # bfloat16 dots are wrong in Triton's interpreter (3.7), which multiplies the bit patterns.
-_INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+_INTERPRETED = tl.constexpr(knobs.runtime.interpret)
 
 
 def sum_rows(
@@ -77,7 +78,9 @@ def gradient_rows(
     num_rows, batch = _check(rows, embedding, rules)
     shape = fused_tile(rows.dtype, batch, architecture(rows.device))
     row_blocks, sample_blocks = shape.grid(num_rows, batch)
-    along = torch.empty(sample_blocks, num_rows, dtype=torch.float32, device=rows.device)
+    along = torch.empty(
+        sample_blocks * shape.parts, num_rows, dtype=torch.float32, device=rows.device
+    )
     gradient_kernel[(row_blocks * sample_blocks,)](
         rows,
         embedding,
@@ -129,25 +132,32 @@ def sum_kernel(
     ROWS: tl.constexpr,
     SAMPLES: tl.constexpr,
     DEPTH: tl.constexpr,
+    PARTS: tl.constexpr,
 ):
     """`sum_rows` of one tile."""
-    block, _, row, sample = _place(batch, ROWS, SAMPLES)
-    product = _products(rows, embedding, row, sample, num_rows, batch, dim, even, DEPTH)
-    epilogue.store_sums(
-        product,
-        row,
-        sample,
-        num_rows,
-        batch,
-        inverse_norm,
-        first_class,
-        rules,
-        measures,
-        partial,
-        block,
-        tl.cdiv(num_rows, ROWS),
-        keep_maximum,
+    block, sample_block = _place(batch, SAMPLES)
+    row = block * ROWS + tl.arange(0, ROWS)
+    product = _products(
+        rows, embedding, row, sample_block * SAMPLES, num_rows, batch, dim, even, SAMPLES, DEPTH
     )
+    parts = _split(product, PARTS)
+    for part in tl.static_range(PARTS):
+        first = sample_block * SAMPLES + part * (SAMPLES // PARTS)
+        epilogue.store_sums(
+            parts[part],
+            row,
+            first + tl.arange(0, SAMPLES // PARTS),
+            num_rows,
+            batch,
+            inverse_norm,
+            first_class,
+            rules,
+            measures,
+            partial,
+            block,
+            tl.cdiv(num_rows, ROWS),
+            keep_maximum,
+        )
 
 
 @triton.jit(do_not_specialize=["first_class"])
@@ -170,38 +180,61 @@ def gradient_kernel(
     ROWS: tl.constexpr,
     SAMPLES: tl.constexpr,
     DEPTH: tl.constexpr,
+    PARTS: tl.constexpr,
 ):
     """`gradient_rows` of one tile."""
-    _, sample_block, row, sample = _place(batch, ROWS, SAMPLES)
-    product = _products(rows, embedding, row, sample, num_rows, batch, dim, even, DEPTH)
-    epilogue.store_gradient(
-        product,
-        row,
-        sample,
-        num_rows,
-        batch,
-        inverse_norm,
-        first_class,
-        rules,
-        offset,
-        target,
-        factor,
-        out,
-        along,
-        sample_block,
+    block, sample_block = _place(batch, SAMPLES)
+    row = block * ROWS + tl.arange(0, ROWS)
+    product = _products(
+        rows, embedding, row, sample_block * SAMPLES, num_rows, batch, dim, even, SAMPLES, DEPTH
     )
+    parts = _split(product, PARTS)
+    for part in tl.static_range(PARTS):
+        first = sample_block * SAMPLES + part * (SAMPLES // PARTS)
+        epilogue.store_gradient(
+            parts[part],
+            block * ROWS,
+            row,
+            first + tl.arange(0, SAMPLES // PARTS),
+            num_rows,
+            batch,
+            inverse_norm,
+            first_class,
+            rules,
+            offset,
+            target,
+            factor,
+            out,
+            along,
+            sample_block * PARTS + part,
+        )
 
 
 @triton.jit
 @no_type_check
-def _place(batch, ROWS: tl.constexpr, SAMPLES: tl.constexpr):
+def _place(batch, SAMPLES: tl.constexpr):
     """Which tile is this program's: all of a block of rows at once, so they are read once."""
-    program = tl.program_id(0)
     sample_blocks = tl.cdiv(batch, SAMPLES)
-    block = program // sample_blocks
-    sample_block = program % sample_blocks
-    row = block * ROWS + tl.arange(0, ROWS)
-    return block, sample_block, row, sample_block * SAMPLES + tl.arange(0, SAMPLES)
+    return tl.program_id(0) // sample_blocks, tl.program_id(0) % sample_blocks
+
+
+@triton.jit
+@no_type_check
+def _split(product, PARTS: tl.constexpr):
+    """Pieces of a tile's samples, one after the other, so that one piece is worked on at a time."""
+    parts = (product,)
+    if PARTS >= 2:
+        parts = _halves(product)
+    if PARTS == 4:
+        parts = _halves(parts[0]) + _halves(parts[1])
+    return parts
+
+
+@triton.jit
+@no_type_check
+def _halves(product):
+    pairs = tl.reshape(product, (product.shape[0], 2, product.shape[1] // 2))
+    return tl.split(tl.permute(pairs, (0, 2, 1)))
 
 
 @triton.jit
@@ -210,18 +243,20 @@ def _products(
     rows,
     embedding,
     row,
-    sample,
+    first_sample,
     num_rows,
     batch,
     dim,
     even: tl.constexpr,
+    SAMPLES: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
-    """A tile of rows @ embedding.T. Beyond the edges it holds some real row's: mask what is used."""
+    """A tile of rows @ embedding.T; beyond the edges it holds those of other rows: mask them."""
+    sample = first_sample + tl.arange(0, SAMPLES)
     column = tl.arange(0, DEPTH)
     left_at = rows + (row % num_rows).to(tl.int64)[:, None] * dim + column[None, :]
     right_at = embedding + (sample % batch).to(tl.int64)[None, :] * dim + column[:, None]
-    product = tl.zeros((row.shape[0], sample.shape[0]), tl.float32)
+    product = tl.zeros((row.shape[0], SAMPLES), tl.float32)
     for start in range(0, dim, DEPTH):
         if even:
             left = tl.load(left_at)
