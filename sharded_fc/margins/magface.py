@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import torch
+
 from sharded_fc.margins.angles import (
     Gradient,
     add_angle,
@@ -72,11 +74,12 @@ class MagFace(Margin):
         margin = (self.lowest_margin + self.margin_slope * (norm - low)).to(samples.cosine.dtype)
         value, slope = add_angle(samples.cosine, margin, gradient=self.gradient)
         by_margin = slope_by_margin(samples.cosine, margin)
+        flattening = 1.0 / high**2 - 1.0 / norm**2
         return Adjustment(
             value=value,
             slope=slope,
-            norm_slope=by_margin * (self.margin_slope * inside),
+            norm_slope=torch.where(inside, by_margin.double() * self.margin_slope, 0.0),
             penalty=self.norm_weight * (1.0 / norm + norm / high**2),
-            penalty_slope=self.norm_weight * inside * (1.0 / high**2 - 1.0 / norm**2),
+            penalty_slope=torch.where(inside, flattening * self.norm_weight, 0.0),
             statistics={"clamped_share": mean_of(~inside, samples.labelled)[0]},
         )

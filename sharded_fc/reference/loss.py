@@ -125,7 +125,7 @@ def _softmax(logit: Tensor, label: Tensor, outside: Tensor | None) -> Tensor:
 
 def _binary(logit: Tensor, label: Tensor, outside: Tensor | None, margin: UniFace) -> Tensor:
     positive = torch.arange(logit.shape[1], device=label.device) == label.unsqueeze(1)
-    weight = torch.where(positive, 1.0, margin.negative_weight).to(logit.dtype)
+    weight = torch.full_like(logit, margin.negative_weight).masked_fill(positive, 1.0)
     if outside is not None:
         weight = weight.masked_fill(outside, 0.0)
     loss = F.binary_cross_entropy_with_logits(
