@@ -140,7 +140,8 @@ def _write(
 ) -> dict[str, FileFacts]:
     """This rank's files."""
     name = _head_file(topology.rank, topology.world_size)
-    written = {name: write_rows(partial / name, head.rows(), num_rows=len(head.partition))}
+    num_rows = len(head.partition) * head.sub_centres
+    written = {name: write_rows(partial / name, head.rows(), num_rows=num_rows)}
     if state is not None:
         tensors = {**state.parameters, **state.buffers}
         written[BACKBONE] = write_tensors(partial / BACKBONE, tensors)
@@ -210,10 +211,12 @@ def _newest(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def _rows(path: Path, content: Manifest, wanted: range) -> Iterator[Rows]:
-    """The blocks of all files that this rank's partition needs."""
+    """The blocks of all files that the classes of this rank's partition need."""
+    each = content.head["sub_centres"]
     for name, (start, stop) in content.partitions.items():
-        if rows := range(max(start, wanted.start), min(stop, wanted.stop)):
-            yield from read_rows(path / name, start=start, rows=rows)
+        first, last = max(start, wanted.start), min(stop, wanted.stop)
+        if rows := range(first * each, last * each):
+            yield from read_rows(path / name, start=start * each, rows=rows)
 
 
 def _partitions(head: ShardedHead, topology: Topology) -> dict[str, tuple[int, int]]:

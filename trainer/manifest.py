@@ -19,7 +19,7 @@ from trainer.errors import RunError
 from trainer.tensor_file import FileFacts, facts, write_durably
 
 NAME = "manifest.json"
-FORMAT = 1
+FORMAT = 2  # format 1 had one row a class and did not say so
 DISTRIBUTIONS = ("facescale", "torch", "deepspeed", "numpy", "nvidia-dali-cuda120")
 """Packages whose version may change a number."""
 
@@ -41,7 +41,7 @@ class Manifest:
     optimizer: str
     """The backbone's, by name."""
     head: dict[str, Any]
-    """Scalars of the head."""
+    """Scalars of the head: its sizes, its steps, what its margin carries on."""
     partitions: dict[str, tuple[int, int]]
     """Classes [start, stop) by file of the head."""
     world_size: int
@@ -119,8 +119,11 @@ def read(folder: Path) -> Manifest:
         raise DamagedError(f"{path} cannot be read: {error}") from error
     if not whole:
         raise DamagedError(f"{path} does not match its checksum")
-    if content.pop("format") != FORMAT:
+    written = content.pop("format")
+    if written not in (1, FORMAT):
         raise DamagedError(f"{path} is of a later format; use the facescale that wrote it")
+    if written == 1:
+        content["head"]["sub_centres"] = 1
     content["files"] = {name: FileFacts(**entry) for name, entry in content["files"].items()}
     content["partitions"] = {name: tuple(p) for name, p in content["partitions"].items()}
     return Manifest(**content)

@@ -10,9 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from trainer.config import RunConfig, dump, plain
+from trainer.config import RunConfig, dump, from_tree, plain, read_tree
 from trainer.errors import RunError
 
 MAY_CHANGE = (
@@ -37,12 +35,14 @@ def prepare(config: RunConfig) -> Path:
     """Make or reopen the run folder; keeps the resolved run file in it.
 
     Raises:
-        RunError: the folder belongs to a run that differs in what it computes.
+        RunError: the folder belongs to a run that differs in what it computes, or keeps a run file
+            that is not one.
     """
     folder = config.folder
     kept = folder / "run.yaml"
     if kept.exists():
-        _refuse_other_run(yaml.safe_load(kept.read_text(encoding="utf-8")), config)
+        # Read as a run file, so that a field added since counts with its default.
+        _refuse_other_run(from_tree(read_tree(kept), source=str(kept)), config)
     for part in ("checkpoints", "metrics", "logs"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     (folder / STOP_FILE).unlink(missing_ok=True)
@@ -50,10 +50,10 @@ def prepare(config: RunConfig) -> Path:
     return folder
 
 
-def _refuse_other_run(before: Any, config: RunConfig) -> None:
+def _refuse_other_run(before: RunConfig, config: RunConfig) -> None:
     changed = [
         f"{path} was {old!r}, now {new!r}"
-        for path, old, new in differences(before, plain(config))
+        for path, old, new in differences(plain(before), plain(config))
         if not any(path == field or path.startswith(field + ".") for field in MAY_CHANGE)
     ]
     if changed:

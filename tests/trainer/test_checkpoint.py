@@ -5,7 +5,7 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from sharded_fc.margins import CurricularFace
 from tests.trainer import toy
 from tests.trainer.test_engine import OPTIMIZERS, STAGES, Stage, make
 from tests.trainer.test_step import M, share, snapshot
@@ -25,15 +26,30 @@ CONFIG = {"name": "a-run", "optimizer": {"learning_rate": 0.1}}
 DATA = {"bad_samples": {"7": "truncated"}}
 
 
+PLAIN_HEAD: Mapping[str, Any] = {}
+RICH_HEAD: Mapping[str, Any] = {
+    "margin": CurricularFace(0.2),
+    "optimizer": "adamw",
+    "learning_rate": 0.01,
+    "sub_centres": 2,
+    "dtype": torch.bfloat16,
+}
+"""A head with a scalar of its margin, other state than momentum, two rows a class, two bytes."""
+
+
 class Run:
     """Engine and head of this rank, and how to train, save and load them."""
 
     def __init__(
-        self, stage: Stage, optimizer: str = "sgd", kind: type[nn.Module] = toy.Normalised
+        self,
+        stage: Stage,
+        optimizer: str = "sgd",
+        kind: type[nn.Module] = toy.Normalised,
+        head: Mapping[str, Any] = PLAIN_HEAD,
     ) -> None:
         rates = {"sgd": 0.1, "adamw": 0.01}
         self.engine = make(stage, kind, clip_norm=0.5, **OPTIMIZERS[optimizer])
-        self.head = toy.head()
+        self.head = toy.head(**head)
         self.topology = self.engine.topology
         self.rate = rates[optimizer]
 
@@ -71,17 +87,21 @@ class Run:
         return snapshot(self.engine, self.head)
 
 
-def uninterrupted(stage: Stage, optimizer: str, folder: Path) -> tuple[list[float], dict]:
+def uninterrupted(
+    stage: Stage, optimizer: str, folder: Path, head: Mapping[str, Any] = PLAIN_HEAD
+) -> tuple[list[float], dict]:
     """Six steps; saving after three must not show."""
-    run = Run(stage, optimizer)
+    run = Run(stage, optimizer, head=head)
     losses = run.train(range(3))
     run.save(folder, 3)
     return losses + run.train(range(3, 6)), run.state()
 
 
-def resumed(stage: Stage, optimizer: str, folder: Path) -> tuple[list[float], dict]:
+def resumed(
+    stage: Stage, optimizer: str, folder: Path, head: Mapping[str, Any] = PLAIN_HEAD
+) -> tuple[list[float], dict]:
     """Steps three to six from the checkpoint, with fresh objects."""
-    run = Run(stage, optimizer)
+    run = Run(stage, optimizer, head=head)
     path, refused = checkpoint.newest(folder, topology=run.topology)
     assert path is not None
     assert refused == []
@@ -102,6 +122,65 @@ def test_a_resumed_run_is_equal_to_the_bit(ranks, tmp_path: Path, stage: Stage, 
         for (losses, state), (later, found) in zip(through, again, strict=True):
             assert later == losses[3:]
             torch.testing.assert_close(found, state, rtol=0.0, atol=0.0)
+
+
+def test_a_head_with_more_to_remember_resumes_equal_to_the_bit(ranks, tmp_path: Path):
+    """Its rounding is drawn by step, so a step number that was lost would show."""
+    for world in (1, 3):
+        folder = tmp_path / str(world)
+        through = ranks(world).run(uninterrupted, 0, "sgd", folder, RICH_HEAD)
+        again = ranks(world).run(resumed, 0, "sgd", folder, RICH_HEAD)
+        for (losses, state), (later, found) in zip(through, again, strict=True):
+            assert later == losses[3:]
+            assert state["scalars"]["t"] != 0.0
+            torch.testing.assert_close(found, state, rtol=0.0, atol=0.0)
+
+
+def hand_on(folder: Path, come_from: str | None) -> dict[str, Any]:
+    """Load what another world size saved, or train two steps; save again."""
+    run = Run(0, head=RICH_HEAD)
+    if come_from is None:
+        run.train(range(2))
+    else:
+        run.load(folder / come_from / "step-000000002")
+    run.save(folder / str(run.topology.world_size), 2)
+    return {"rows": toy.rows(run.head), "scalars": run.head.state()}
+
+
+def test_rows_of_any_kind_move_between_world_sizes_to_the_bit(ranks, tmp_path: Path):
+    saved = ranks(2).run(hand_on, tmp_path, None)
+    wanted = {index: row for found in saved for index, row in found["rows"].items()}
+    assert set(wanted) == set(range(2 * toy.NUM_CLASSES))
+    assert {"centre", "mean", "square"} <= set(wanted[0])
+    for world, come_from in ((1, "2"), (3, "1")):
+        results = ranks(world).run(hand_on, tmp_path, come_from)
+        rows = {index: row for found in results for index, row in found["rows"].items()}
+        torch.testing.assert_close(rows, wanted, rtol=0.0, atol=0.0)
+        for found in results:
+            assert found["scalars"] == saved[0]["scalars"]
+
+
+def load_into(folder: Path, head: Mapping[str, Any]) -> str:
+    run = Run(0, head=head)
+    with pytest.raises(RunError) as caught:
+        run.load(folder / "step-000000003")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("head", "told"),
+    [
+        ({"optimizer": "adamw"}, "no mean, square; load rows saved with the same optimizer"),
+        ({"margin": CurricularFace(0.2)}, "no t, which CurricularFace needs"),
+        ({"sub_centres": 2}, "sub_centres 1, this one 2"),
+    ],
+)
+def test_another_head_is_refused_with_the_difference(
+    ranks, two_checkpoints: Path, head: dict[str, Any], told: str
+):
+    for message in ranks(2).run(load_into, two_checkpoints, head):
+        assert "step-000000003" in message
+        assert told in message
 
 
 def save_and_step(optimizer: str, folder: Path) -> list[tuple[dict, dict]]:

@@ -19,7 +19,7 @@ def example(**changes) -> Manifest:
         config={"name": "a-run", "optimizer": {"learning_rate": 0.1, "name": "sgd"}},
         data={"bad_samples": {"7": "truncated"}},
         optimizer="sgd",
-        head={"num_classes": 5, "step": 12},
+        head={"num_classes": 5, "sub_centres": 2, "step": 12, "t": 0.1 + 0.2},
         partitions={"head-00000-of-00001.safetensors": (0, 5)},
         world_size=2,
         files={"a.bin": FileFacts(bytes=4, sha256="0" * 64)},
@@ -58,11 +58,18 @@ def test_what_is_no_manifest_is_refused_by_name(tmp_path: Path, content: bytes):
 
 
 def test_a_later_format_is_refused(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(manifest, "FORMAT", 2)
+    monkeypatch.setattr(manifest, "FORMAT", 3)
     manifest.write(tmp_path, example())
     monkeypatch.undo()
     with pytest.raises(DamagedError, match="later format"):
         manifest.read(tmp_path)
+
+
+def test_a_manifest_from_before_sub_centres_has_one_row_a_class(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(manifest, "FORMAT", 1)
+    manifest.write(tmp_path, example(head={"num_classes": 5, "step": 12}))
+    monkeypatch.undo()
+    assert manifest.read(tmp_path).head == {"num_classes": 5, "sub_centres": 1, "step": 12}
 
 
 def test_a_number_that_json_does_not_have_is_not_written(tmp_path: Path):

@@ -2,6 +2,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from trainer import config, run_folder
 from trainer.config import RunConfig
@@ -33,6 +34,17 @@ def test_a_run_that_computes_something_else_is_refused_and_nothing_is_lost(run: 
     with pytest.raises(RunError, match=r"batch\.micro_batch_size was 64, now 2"):
         run_folder.prepare(other)
     assert config.load(folder / "run.yaml") == run
+
+
+def test_a_run_from_before_a_field_existed_goes_on_with_its_default(run: RunConfig):
+    kept = run_folder.prepare(run) / "run.yaml"
+    tree = yaml.safe_load(kept.read_text())
+    del tree["head"]["learning_rate_ratio"]
+    kept.write_text(yaml.safe_dump(tree))
+    run_folder.prepare(run)
+    kept.write_text(yaml.safe_dump(tree))
+    with pytest.raises(RunError, match=r"head\.learning_rate_ratio was 1\.0, now 2\.0"):
+        run_folder.prepare(replace(run, head=replace(run.head, learning_rate_ratio=2.0)))
 
 
 def test_a_stop_request_ends_with_the_next_start(run: RunConfig):

@@ -31,7 +31,7 @@ def share(rank: int, world: int) -> range:
 def snapshot(engine: Engine, head) -> dict:
     state = engine.read_state(keep=True)
     assert state is not None
-    return copy.deepcopy({**vars(state), "rows": toy.rows(head)})
+    return copy.deepcopy({**vars(state), "rows": toy.rows(head), "scalars": head.state()})
 
 
 def run(stage: Stage, kind: type[nn.Module], changes: dict) -> tuple[dict, list[dict[str, float]]]:
@@ -190,6 +190,7 @@ def test_a_bad_gradient_in_one_backbone_stops_all_backbones_and_no_head(ranks, s
     for before, after, outcome in ranks(2).run(poisoned, stage, "gradients"):
         assert (outcome["committed"], outcome["skipped"]) == (1.0, 1.0)
         rows_before, rows_after = before.pop("rows"), after.pop("rows")
+        assert before.pop("scalars")["step"] + 1 == after.pop("scalars")["step"]
         torch.testing.assert_close(after, before, rtol=0.0, atol=0.0)
         assert all(
             not torch.equal(rows_before[i]["centre"], rows_after[i]["centre"]) for i in rows_before

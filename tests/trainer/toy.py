@@ -1,5 +1,7 @@
 """Small networks and batches for tests of the engine, the step and the checkpoint."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -83,31 +85,29 @@ def batches(step: int, micro_batches: range, *, size: int = 4) -> list[FaceBatch
     return made
 
 
-def centres(num_classes: int = NUM_CLASSES) -> Tensor:
+def centres(num_rows: int = NUM_CLASSES) -> Tensor:
     """Centres of length about 2, so that gradients of rows are of size 1."""
-    return torch.randn(num_classes, EMBEDDING_DIM, generator=torch.Generator().manual_seed(5))
+    return torch.randn(num_rows, EMBEDDING_DIM, generator=torch.Generator().manual_seed(5))
 
 
-def head(num_classes: int = NUM_CLASSES) -> ShardedHead:
+def head(num_classes: int = NUM_CLASSES, **changes: Any) -> ShardedHead:
     """A head over the pool's ranks, with classes that do not divide evenly."""
-    made = ShardedHead(
-        num_classes,
-        EMBEDDING_DIM,
-        margin=CosFace(0.2),
-        scale=8.0,
-        learning_rate=0.1,
-        weight_decay=1e-2,
-    )
-    first = {
-        "centre": centres(num_classes),
-        "momentum": torch.zeros(num_classes, EMBEDDING_DIM),
+    usual: dict[str, Any] = {
+        "margin": CosFace(0.2),
+        "scale": 8.0,
+        "learning_rate": 0.1,
+        "weight_decay": 1e-2,
     }
-    made.load([(0, first)], made.state())
+    made = ShardedHead(num_classes, EMBEDDING_DIM, **(usual | changes))
+    num_rows = num_classes * made.sub_centres
+    own = next(made.rows())[1]
+    first = {name: torch.zeros(num_rows, tensor.shape[1]) for name, tensor in own.items()}
+    made.load([(0, first | {"centre": centres(num_rows)})], made.state())
     return made
 
 
 def rows(head: ShardedHead) -> dict[int, dict[str, Tensor]]:
-    """This rank's centres and momentum, one class an entry."""
+    """This rank's centres and what the optimizer keeps for them, by the row's number."""
     return {
         start + i: {name: value[i] for name, value in block.items()}
         for start, block in head.rows()
