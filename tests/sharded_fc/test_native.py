@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sharded_fc import native
+from sharded_fc import native, native_build
 from sharded_fc.initial import initial_rows
 from sharded_fc.native_build import SWITCH, library, load
 from sharded_fc.optimizer import Optimizer
@@ -29,7 +29,9 @@ def compiled(monkeypatch) -> ctypes.CDLL:
 
 @pytest.fixture
 def cache(monkeypatch, tmp_path) -> Path:
-    """An empty cache folder of this test alone."""
+    """An empty cache folder of this test alone, for a source that compiles at once."""
+    (tmp_path / "small.cpp").write_text('extern "C" int answer() { return 42; }')
+    monkeypatch.setattr(native_build, "SOURCE", tmp_path / "small.cpp")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return tmp_path / "facescale"
 
@@ -152,7 +154,8 @@ def test_the_switch_turns_everything_off(monkeypatch):
 @pytest.mark.usefixtures("compiled")
 def test_builders_at_once_leave_one_private_library_that_is_then_kept(cache):
     with ThreadPoolExecutor(2) as builders:
-        assert all(builders.map(lambda _: load(), range(2)))
+        built_at_once = list(builders.map(lambda _: load(), range(2)))
+    assert [code and code.answer() for code in built_at_once] == [42, 42]
     (built,) = cache.iterdir()
     assert stat.S_IMODE(cache.stat().st_mode) == 0o700
     assert stat.S_IMODE(built.stat().st_mode) == 0o700
