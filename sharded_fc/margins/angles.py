@@ -13,7 +13,7 @@ from torch import Tensor
 
 Gradient = Literal["exact", "straight_through"]
 
-ADDED_RANGE = (0.0, math.pi / 2)  # margins that `add_angle` keeps monotone: lowest, bound
+ADDED_RANGE = (0.0, math.pi / 2)  # where `add_angle` is monotone in the cosine
 
 
 def check_gradient(name: str, gradient: str) -> None:

@@ -37,8 +37,7 @@ class ElasticArcFace(Margin):
 
     def adjust(self, samples: Samples, state: Scalars) -> Adjustment:
         """Class margins take the place of `margin`; draws around them are kept in its range."""
-        low, bound = ADDED_RANGE
-        margin = draw_margins(self, samples).clamp(low, bound - 1e-3)
+        margin = draw_margins(self, samples).clamp(*ADDED_RANGE)
         value, slope = add_angle(samples.cosine, margin, gradient=self.gradient)
         return Adjustment(value=value, slope=slope)
 

@@ -148,7 +148,7 @@ def adaface(margin: margins.AdaFace, dense: Dense) -> Changed:
 @change.register(margins.ElasticArcFace)
 def elastic_arcface(margin: margins.ElasticArcFace, dense: Dense) -> Changed:
     """cos(theta + m_i)."""
-    drawn = _drawn(margin, dense).clamp(0.0, math.pi / 2 - 1e-3)
+    drawn = _drawn(margin, dense).clamp(0.0, math.pi / 2)
     return dense.with_target(_added(margin, dense, drawn))
 
 
