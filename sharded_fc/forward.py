@@ -24,7 +24,7 @@ from sharded_fc.combine import (
 from sharded_fc.margins import Adjustment, Margin, Samples
 from sharded_fc.margins.base import Scalars
 from sharded_fc.partition import default_chunk
-from sharded_fc.softmax import SHORTEST, ChunkedSoftmax, Visit
+from sharded_fc.softmax import SHORTEST, ChunkedSoftmax, Targets, Visit
 from sharded_fc.tile import Rules, in_logits
 
 
@@ -69,6 +69,7 @@ class Pass:
     chunk: int
     rules: Rules
     adjustment: Adjustment
+    targets: Targets
     target_cosine: Float[Tensor, " batch"]
     visit: Visit
     tables: Float[Tensor, "world measures batch"]
@@ -113,7 +114,8 @@ def run_forward(
     )
     unit, inverse, norm = _normalise(problem, views)
     batch = _gather(problem, agreement, views, unit, norm)
-    waited = problem.ranks.start_all_gather(_targets(problem, batch))
+    targets = softmax.targets(batch)
+    waited = problem.ranks.start_all_gather(_target_table(problem, batch, targets))
 
     def adjust() -> tuple[Tensor, Adjustment]:
         cosine, class_margin = _join_targets(problem, waited())
@@ -169,6 +171,7 @@ def run_forward(
         chunk=chunk,
         rules=rules,
         adjustment=adjustment,
+        targets=targets,
         target_cosine=target_cosine,
         visit=visit,
         tables=tables,
@@ -223,16 +226,12 @@ def _gather(
     )
 
 
-def _targets(problem: Problem, batch: Batch) -> Tensor:
+def _target_table(problem: Problem, batch: Batch, targets: Targets) -> Tensor:
     """[1 or 2, batch]: own cosines and class margins where the class lives here, else 0."""
-    cosine = problem.softmax.target_cosines(batch)
     if problem.class_margin is None:
-        return cosine.unsqueeze(0)
-    start = problem.softmax.rows.start // problem.softmax.sub_centres
-    row = batch.label - start
-    here = (row >= 0) & (row < len(problem.class_margin)) & batch.labelled
-    margin = problem.class_margin[row.clamp(0, len(problem.class_margin) - 1)].double()
-    return torch.stack([cosine, torch.where(here, margin, 0.0)])
+        return targets.cosine.unsqueeze(0)
+    margin = problem.class_margin[targets.row // problem.softmax.sub_centres].double()
+    return torch.stack([targets.cosine, torch.where(targets.here, margin, 0.0)])
 
 
 def _join_targets(problem: Problem, gathered: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -7,23 +7,28 @@ their optimizer never leave their rank. No engine, no data, no checkpoint files 
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from sharded_fc import arguments
-from sharded_fc.arguments import OptimizerName, Unlabelled, View
-from sharded_fc.collectives import Ranks, scatter_gradient
+from sharded_fc.arguments import OptimizerName, Unlabelled
+from sharded_fc.collectives import Ranks
 from sharded_fc.combine import Statistics
+from sharded_fc.commit import Commit, own_gradient
+from sharded_fc.export import export_centres
 from sharded_fc.forward import Pass, Problem, run_forward
 from sharded_fc.margins import Margin
+from sharded_fc.nearest import Nearest, nearest
 from sharded_fc.partition import bounds
 from sharded_fc.softmax import ChunkedSoftmax, Step
 from sharded_fc.storage import Block, Rows, working_dtype
+from sharded_fc.suggestions import Suggestions, merge_suggestions
+from sharded_fc.summary import Summary, summarise_rows
 from sharded_fc.tile import Weights
 
 # Room for products kept from the first visit for the second. Most of what keeping saves (one of
@@ -226,9 +231,19 @@ class ShardedHead:
                 self._problem, views, scalars=self._scalars, step=self._step, keep=keep
             )
             loss = (self.loss_weight * forward.outcome.loss).to(self._problem.dtype)
-        passed = _Passed(self, self._generation, forward, [view.embedding.dtype for view in views])
+        generation = self._generation
+
+        def step(upstream: Tensor) -> list[Tensor]:
+            with torch.autocast(self.device.type, enabled=False):
+                own = self._commit(forward, generation, upstream)
+            pieces = own.split([len(view.embedding) for view in views])
+            return [
+                piece.to(view.embedding.device, view.embedding.dtype)
+                for piece, view in zip(pieces, views, strict=True)
+            ]
+
         return HeadOutput(
-            _Commit.apply(passed, loss, self._anchor, *(view.embedding for view in views)),
+            Commit.apply(step, loss, self._anchor, *(view.embedding for view in views)),
             forward.own(forward.outcome.sample_loss).to(self._problem.dtype),
             forward.statistics(loss, scale=self.scale, num_classes=self.num_classes),
         )
@@ -254,7 +269,8 @@ class ShardedHead:
         """Take over rows and scalars saved by any number of ranks.
 
         Pass every block of the checkpoint: what belongs to other ranks is ignored, a gap refused.
-        After an error the rows are a mixture and must be loaded again.
+        After an error the rows are a mixture and must be loaded again. `identities.edited` makes
+        blocks for other classes of them.
         """
         for name in ("num_classes", "embedding_dim", "sub_centres"):
             if state[name] != getattr(self, name):
@@ -273,6 +289,73 @@ class ShardedHead:
         for name, value in self._scalars.items():
             value.fill_(state[name])
 
+    def load_centres(self, rows: Iterable[Block]) -> None:
+        """Start from another run's centres, or `foreign.insightface_rows`, and nothing else.
+
+        The optimizer's rows, the margin's scalars and the step number begin anew.
+        """
+        self._generation += 1
+        self._rows.fill(rows, centres_only=True)
+        self._step.zero_()
+        self._scalars = self._initial_scalars()
+
+    def nearest(self, embedding: Float[Tensor, "own dim"], *, k: int) -> Nearest:
+        """The `k` classes of all ranks nearest to each of this rank's embeddings.
+
+        Every rank calls it, with as many embeddings as it has. See `nearest.nearest`.
+        """
+        return nearest(
+            embedding, k=k, rows=self._rows, ranks=self._ranks, sub_centres=self.sub_centres
+        )
+
+    def merge_suggestions(
+        self, path: Path, *, threshold: float, most: int = 100_000
+    ) -> Suggestions:
+        """Write the pairs of classes whose centres' cosine exceeds `threshold` as a CSV.
+
+        Every rank calls it, rank 0 writes. See `suggestions.merge_suggestions`.
+        """
+        return merge_suggestions(
+            path,
+            threshold=threshold,
+            most=most,
+            rows=self._rows,
+            ranks=self._ranks,
+            embedding_dim=self.embedding_dim,
+            sub_centres=self.sub_centres,
+        )
+
+    def export_centres(
+        self,
+        path: Path,
+        *,
+        unit: bool = True,
+        dominant: bool = False,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """Write all ranks' centres into one safetensors file on a folder that all ranks share.
+
+        With `dominant` only the sub-centre of each class that most samples were nearest to. Every
+        rank calls it; none holds more than a block. See `export.export_centres`.
+        """
+        export_centres(
+            path,
+            unit=unit,
+            dtype=dtype,
+            wins=self._rows.wins.cpu() if dominant else None,
+            rows=self._rows,
+            ranks=self._ranks,
+            embedding_dim=self.embedding_dim,
+            sub_centres=self.sub_centres,
+        )
+
+    def summary(self) -> Summary:
+        """Figures of all ranks' rows, for now and then: it reads every row.
+
+        Every rank calls it and gets the same.
+        """
+        return summarise_rows(self._rows, self._ranks, embedding_dim=self.embedding_dim)
+
     def _initial_scalars(self) -> dict[str, Tensor]:
         values = self.margin.initial_state(num_classes=self.num_classes)
         if self.margin.loss == "sigmoid":
@@ -282,16 +365,15 @@ class ShardedHead:
             for name, value in values.items()
         }
 
-    def _backward(self, passed: "_Passed", upstream: Tensor) -> list[Tensor]:
-        """Commit the rows of one pass; return the gradient of each of its embedding tensors."""
-        if passed.generation != self._generation:
+    def _commit(self, forward: Pass, generation: int, upstream: Tensor) -> Tensor:
+        """Step the rows by one pass; the gradient of this rank's embeddings, of all views."""
+        if generation != self._generation:
             raise RuntimeError(
                 "this pass of the head was already used, or is older than the head's last step or "
                 "load: its rows have moved; call the head again"
             )
         self._generation += 1
-        forward, outcome = passed.forward, passed.forward.outcome
-        dtype = self._problem.dtype
+        outcome, dtype = forward.outcome, self._problem.dtype
         per_sample = self.loss_weight / outcome.num_counted
         gradient = self._problem.softmax.second_visit(
             forward.batch,
@@ -312,61 +394,24 @@ class ShardedHead:
             chunk=forward.chunk,
         )
         self._commit_scalars(forward, per_sample)
-        own = scatter_gradient(self._ranks, forward.layout, gradient)
-        if self.margin.normalised:
-            # The part along the embedding drops out, the rest is divided by its length.
-            own.sub_(forward.unit * (own * forward.unit).sum(1, keepdim=True))
-            own.mul_(forward.inverse.to(dtype))
-        if outcome.norm_gradient is not None:
-            along = forward.own(outcome.norm_gradient) * per_sample
-            own.add_(forward.unit * along.to(dtype).unsqueeze(1))
-        # A skipped step must reach the backbone's own guard: its gradient is not a number.
-        factor = torch.where(outcome.finite, upstream.double(), torch.nan) * self._gradient_factor
-        own = own[:, : self.embedding_dim].mul(factor.to(dtype))
-        pieces = own.split(forward.pieces)
-        return [piece.to(dtype) for piece, dtype in zip(pieces, passed.dtypes, strict=True)]
+        return own_gradient(
+            self._problem,
+            forward,
+            gradient,
+            per_sample=per_sample,
+            factor=upstream.double() * self._gradient_factor,
+        )
 
     def _commit_scalars(self, forward: Pass, per_sample: Tensor) -> None:
-        """The step number and the margin's scalars, where the pass is finite."""
+        """The step number, the rows' wins and the margin's scalars, where the pass is finite."""
         finite = forward.outcome.finite
         new = dict(forward.adjustment.state)
         if self.margin.loss == "sigmoid":
             gradient = forward.outcome.bias_gradient * per_sample
             new["bias_momentum"] = self._scalars["bias_momentum"] * self._momentum + gradient
             new["bias"] = self._scalars["bias"] - new["bias_momentum"] * self.learning_rate
+        targets = forward.targets
+        self._rows.wins.index_add_(0, targets.row, (targets.here & finite).long())
         for name, value in new.items():
             self._scalars[name] = torch.where(finite, value, self._scalars[name])
         self._step += finite
-
-
-@dataclass(frozen=True)
-class _Passed:
-    """One call of the head, kept for its backward."""
-
-    head: ShardedHead
-    generation: int
-    forward: Pass
-    dtypes: list[torch.dtype]
-
-    def backward(self, upstream: Tensor) -> list[Tensor]:
-        """Commit, outside autocast."""
-        with torch.autocast(self.head.device.type, enabled=False):
-            return self.head._backward(self, upstream)
-
-
-class _Commit(torch.autograd.Function):
-    """Ties a pass to autograd: its backward is the head's step."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, passed: _Passed, loss: Tensor, anchor: Tensor, *embeddings: Tensor
-    ) -> Tensor:
-        ctx.passed = passed
-        return loss.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]: ctx is positional there
-        ctx: Any, *upstream: Tensor
-    ) -> tuple[Tensor | None, ...]:
-        return (None, None, None, *ctx.passed.backward(upstream[0]))

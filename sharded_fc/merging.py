@@ -15,9 +15,9 @@ def merge(
     """The centre and optimizer rows of classes that become one; computed in float64.
 
     A centre gets the direction of the weighted sum of unit centres, and their weighted mean
-    length; it is 0 where they cancel to the bit. Its columns past `embedding_dim`, and every other
-    tensor, get the weighted mean. Sub-centres are merged with those of the first source that they
-    are most like.
+    length; it is 0 where they cancel to the bit. Counts (integers) are added. The centre's columns
+    past `embedding_dim`, and every other tensor, get the weighted mean. Sub-centres are merged with
+    those of the first source that they are most like.
     """
     share = (weight / weight.sum()).view(-1, 1, 1)
     centre = rows["centre"][:, :, :embedding_dim].double()
@@ -31,6 +31,9 @@ def merge(
         for name, tensor in rows.items()
     }
     means["centre"][:, :embedding_dim] = merged
+    for name, tensor in rows.items():
+        if not tensor.is_floating_point():
+            means[name] = tensor.gather(1, order.expand_as(tensor)).sum(0)
     return {name: tensor.to(rows[name].dtype) for name, tensor in means.items()}
 
 

@@ -38,6 +38,18 @@ class Visit:
     """How many chunks' products are kept for the second visit."""
 
 
+@dataclass(frozen=True)
+class Targets:
+    """Cosines (float64) with the own class and the row that is nearest, where it lives `here`.
+
+    Elsewhere the cosine is 0 and the row, counted within the partition, means nothing.
+    """
+
+    cosine: Float[Tensor, " batch"]
+    row: Int[Tensor, " batch"]
+    here: Bool[Tensor, " batch"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """How the rows move. `ratios` are (first row, last row + 1, factor of the learning rate)."""
@@ -154,8 +166,8 @@ class ChunkedSoftmax:
         self._kept_for = None
         return embedding_gradient
 
-    def target_cosines(self, batch: Batch) -> Float[Tensor, " batch"]:
-        """Each sample's cosine with its own class where that lives here, else 0; float64.
+    def targets(self, batch: Batch) -> Targets:
+        """Each sample's nearest row of its own class, where that lives here.
 
         Row by row at full precision, whatever the products are computed in.
         """
@@ -163,12 +175,15 @@ class ChunkedSoftmax:
         row = batch.label.unsqueeze(1) * self.sub_centres + first - self.rows.start
         here = batch.labelled & (row[:, 0] >= 0) & (row[:, 0] < len(self.rows))
         self.rows.ready(0, len(self.rows))
-        own = self.rows.centre[row.clamp(0, len(self.rows) - 1)].to(self.working_dtype)
+        row = row.clamp(0, len(self.rows) - 1)
+        own = self.rows.centre[row].to(self.working_dtype)
         product = (own * batch.embedding.unsqueeze(1)).sum(2)
         if self.normalised:
             norm = torch.linalg.vector_norm(own, dim=2)
             product = product * norm.reciprocal().masked_fill_(norm <= SHORTEST, 0.0)
-        return torch.where(here, product.amax(1).double(), 0.0)
+        cosine, nearest = product.max(1, keepdim=True)
+        cosine = torch.where(here, cosine.squeeze(1).double(), 0.0)
+        return Targets(cosine, row.gather(1, nearest).squeeze(1), here)
 
     def _update(
         self, start: int, stop: int, gradient: Tensor, along: Tensor | None, step: Step

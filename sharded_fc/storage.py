@@ -36,7 +36,8 @@ class Rows:
     `centre` is [stop - start, embedding_dim] in `dtype`; `state` holds a tensor of each width in
     `state_widths`, in `state_dtype`, but those of width 1 in full precision. With `initial_columns`
     only the first so many columns start at random, the others at 0, and the former at the bits
-    that a table of just these columns would have.
+    that a table of just these columns would have. `wins` counts the samples of its class that each
+    row was nearest to: with one row a class, the images of it that were seen.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Rows:
             )
             for name, width in state_widths.items()
         }
+        self.wins = torch.zeros(stop - start, dtype=torch.int64, device=device)
         self._unwritten = set(range(-(-len(self) // _PIECE_ROWS)))
 
     def __len__(self) -> int:
@@ -99,17 +101,23 @@ class Rows:
                 name: tensor[first:last].to("cpu", copy=True)
                 for name, tensor in self._tensors().items()
             }
+            copies["wins"] = self.wins[first:last].unsqueeze(1).to("cpu", copy=True)
             yield self.start + first, copies
 
-    def fill(self, blocks: Iterable[Block]) -> None:
+    def fill(self, blocks: Iterable[Block], *, centres_only: bool = False) -> None:
         """Take from blocks of any partitioning and dtype what belongs here; refuse to leave a gap.
 
-        Other dtypes are rounded to the nearest. Rows are written as they come: after an error they
-        are a mixture, and must be loaded again.
+        Other dtypes are rounded to the nearest. With `centres_only` the optimizer's rows start
+        anew. Rows are written as they come: after an error they are a mixture, and must be loaded
+        again.
         """
+        wanted = {"centre": self.centre} if centres_only else self._tensors()
+        fresh = [self.wins, *(self.state.values() if centres_only else ())]
+        for tensor in fresh:
+            tensor.zero_()
         covered = []
         for first, block in blocks:
-            self._check(first, block)
+            _check(first, block, wanted)
             place = overlap(
                 block_start=first,
                 block_rows=len(block["centre"]),
@@ -119,8 +127,10 @@ class Rows:
             if place is None:
                 continue
             theirs, ours = place
-            for name, tensor in self._tensors().items():
+            for name, tensor in wanted.items():
                 tensor[ours] = block[name][theirs].to(tensor.device, tensor.dtype)
+            if "wins" in block and not centres_only:
+                self.wins[ours] = block["wins"][theirs].squeeze(1).to(self.wins.device)
             covered.append((ours.start, ours.stop))
         missing = gaps(covered, num_rows=len(self))
         if missing:
@@ -130,23 +140,6 @@ class Rows:
 
     def _tensors(self) -> dict[str, Tensor]:
         return {"centre": self.centre, **self.state}
-
-    def _check(self, first: int, block: dict[str, Tensor]) -> None:
-        tensors = self._tensors()
-        absent = sorted(set(tensors) - set(block))
-        if absent:
-            raise ValueError(
-                f"the block at row {first} has no {', '.join(absent)}; "
-                "load rows saved with the same optimizer"
-            )
-        rows = len(block["centre"])
-        for name, tensor in tensors.items():
-            wanted = (rows, tensor.shape[1])
-            if block[name].shape != wanted:
-                raise ValueError(
-                    f"the block at row {first} has {name} of shape {tuple(block[name].shape)}, "
-                    f"not {wanted}; load rows of the same embedding_dim and optimizer"
-                )
 
     def _write_initial(self, piece: int) -> None:
         first = piece * _PIECE_ROWS
@@ -167,3 +160,20 @@ class Rows:
 def working_dtype(storage: torch.dtype) -> torch.dtype:
     """What rows are computed in: float32, but float64 where they are kept in it."""
     return torch.float64 if storage == torch.float64 else torch.float32
+
+
+def _check(first: int, block: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    absent = sorted(set(wanted) - set(block))
+    if absent:
+        raise ValueError(
+            f"the block at row {first} has no {', '.join(absent)}; "
+            "load rows saved with the same optimizer, or the centres only"
+        )
+    rows = len(block["centre"])
+    for name, tensor in wanted.items():
+        shape = (rows, tensor.shape[1])
+        if block[name].shape != shape:
+            raise ValueError(
+                f"the block at row {first} has {name} of shape {tuple(block[name].shape)}, "
+                f"not {shape}; load rows of the same embedding_dim and optimizer"
+            )

@@ -362,7 +362,8 @@ def test_first_loss_of_random_unit_vectors_is_the_papers_expectation():
 def test_rotating_everything_changes_nothing_and_the_gradient_is_tangent():
     head, turned = make_head(OPTIONS), make_head(OPTIONS)
     rotation, _ = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64))
-    rows = {name: tensor @ rotation for name, tensor in collect(turned).items()}
+    rows = collect(turned)
+    rows |= {name: rows[name] @ rotation for name in ("centre", "momentum")}
     turned.load([(0, rows)], turned.state())
     embedding, label = leaf_and_label()
     loss = head(embedding, label).loss
