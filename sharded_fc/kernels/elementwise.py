@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sharded_fc import tile
-from sharded_fc.kernels import epilogue
+from sharded_fc.kernels import epilogue, fold
 from sharded_fc.kernels.configurations import ELEMENTWISE
 
 
@@ -45,7 +45,7 @@ def sum_tile(
         return
     num_rows, batch = product.shape
     grid = ELEMENTWISE.grid(num_rows, batch)
-    partial = epilogue.empty_partials(
+    partial = fold.empty_partials(
         grid[0], batch, rules=rules, keep_maximum=keep_maximum, device=product.device
     )
     sum_kernel[grid](
@@ -60,7 +60,7 @@ def sum_tile(
         keep_maximum=keep_maximum and rules.sigmoid_bias is None,
         **ELEMENTWISE.arguments,
     )
-    epilogue.fold(partial, measures=measures, rules=rules, keep_maximum=keep_maximum)
+    fold.add_up(partial, measures=measures, rules=rules, keep_maximum=keep_maximum)
 
 
 def gradient_tile(

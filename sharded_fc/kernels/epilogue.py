@@ -2,7 +2,7 @@
 
 A program holds one tile, [rows, samples] in float32, and reduces it as far as it can by itself:
 the first visit to sums over its rows, the second to sums over its samples. No atomics, so that the
-same numbers come out every time; `fold` adds the rows' blocks in float64, in order.
+same numbers come out every time; `fold` puts the blocks of rows together.
 
 An argument that is None takes no part in the compiled kernel. `no_type_check` keeps shape checks
 from wrapping what Triton has to read as it stands.
@@ -10,57 +10,12 @@ from wrapping what Triton has to read as it stands.
 
 from typing import NamedTuple, no_type_check
 
-import torch
 import triton
 import triton.language as tl
-from jaxtyping import Float
 from torch import Tensor
 
 from sharded_fc import tile
-
-# Planes of what a first visit's programs leave, [planes, row blocks, batch] in float32. The last
-# holds the sigmoids, or the logit by which a block shifted its own exponentials.
-_TOTAL, _HIGHEST, _CONFLICTS, _LAST = (tl.constexpr(plane) for plane in range(4))
-
-_MEASURED_TOTAL = tl.constexpr(tile.TOTAL)
-_MEASURED_SHIFT = tl.constexpr(tile.SHIFT)
-_MEASURED_HIGHEST = tl.constexpr(tile.HIGHEST)
-_MEASURED_CONFLICTS = tl.constexpr(tile.CONFLICTS)
-_MEASURED_SIGMOIDS = tl.constexpr(tile.SIGMOIDS)
-
-_FOLDED_BLOCKS, _FOLDED_SAMPLES = 64, 32
-
-
-def empty_partials(
-    blocks: int, batch: int, *, rules: tile.Rules, keep_maximum: bool, device: torch.device
-) -> Float[Tensor, "planes blocks batch"]:
-    """Where the programs of a first visit leave their sums."""
-    planes = 2 if rules.conflict_logit is None else 3
-    if keep_maximum or rules.sigmoid_bias is not None:
-        planes = 4
-    return torch.empty(planes, blocks, batch, dtype=torch.float32, device=device)
-
-
-def fold(
-    partial: Float[Tensor, "planes blocks batch"],
-    *,
-    measures: Float[Tensor, "measures batch"],
-    rules: tile.Rules,
-    keep_maximum: bool,
-) -> None:
-    """Add what the programs of a first visit found to `measures`, as `tile.sum_tile` does."""
-    _, blocks, batch = partial.shape
-    fold_kernel[(-(-batch // _FOLDED_SAMPLES),)](
-        partial,
-        measures,
-        blocks,
-        batch,
-        conflicts=rules.conflict_logit is not None,
-        sigmoid=rules.sigmoid_bias is not None,
-        keep_maximum=keep_maximum and rules.sigmoid_bias is None,
-        BLOCKS=_FOLDED_BLOCKS,
-        SAMPLES=_FOLDED_SAMPLES,
-    )
+from sharded_fc.kernels import fold
 
 
 class RuleArguments(NamedTuple):
@@ -120,13 +75,13 @@ def store_sums(
     mine = _own(row, sample, num_rows, batch, first_class, rules.label)
     logit = tl.where(mine | (row >= num_rows)[:, None], -float("inf"), logit)
     logit = _leave_range(logit, row, sample, num_rows, batch, first_class, rules.class_range)
-    tl.store(out + _HIGHEST * plane, tl.max(logit, 0), mask=inside)
+    tl.store(out + fold.HIGHEST * plane, tl.max(logit, 0), mask=inside)
     if rules.conflict_logit is not None:
         conflicts = tl.sum((logit > rules.conflict_logit).to(tl.float32), 0)
-        tl.store(out + _CONFLICTS * plane, conflicts, mask=inside)
+        tl.store(out + fold.CONFLICTS * plane, conflicts, mask=inside)
     if rules.sigmoid_bias is not None:
         logit -= tl.load(rules.sigmoid_bias).to(tl.float32)
-        tl.store(out + _LAST * plane, tl.sum(tl.sigmoid(logit), 0), mask=inside)
+        tl.store(out + fold.LAST * plane, tl.sum(tl.sigmoid(logit), 0), mask=inside)
         total = tl.sum(_softplus(logit), 0)
     else:
         if rules.threshold is not None:
@@ -134,13 +89,13 @@ def store_sums(
             logit, _ = _modulate(logit, limit, rules)
         if keep_maximum:
             shift = tl.max(logit, 0)
-            tl.store(out + _LAST * plane, shift, mask=inside)
+            tl.store(out + fold.LAST * plane, shift, mask=inside)
             shift = tl.where(shift == -float("inf"), 0.0, shift)
         else:
-            kept = measures + _MEASURED_SHIFT * batch + sample
+            kept = measures + fold.MEASURED_SHIFT * batch + sample
             shift = tl.load(kept, mask=inside, other=0.0).to(tl.float32)
         total = tl.sum(tl.exp(logit - shift[None, :]), 0)
-    tl.store(out + _TOTAL * plane, total, mask=inside)
+    tl.store(out + fold.TOTAL * plane, total, mask=inside)
 
 
 @triton.jit
@@ -256,74 +211,3 @@ def _softplus(logit):
     # Below 1/16 five terms of the series are exact to 2e-7; the hardware's logarithm is not.
     series = small * (1.0 - small * (0.5 - small * (1 / 3 - small * (0.25 - small * 0.2))))
     return tl.maximum(logit, 0.0) + tl.where(small < 0.0625, series, tl.log(1.0 + small))
-
-
-@triton.jit
-@no_type_check
-def fold_kernel(
-    partial,
-    measures,
-    blocks,
-    batch,
-    conflicts: tl.constexpr,
-    sigmoid: tl.constexpr,
-    keep_maximum: tl.constexpr,
-    BLOCKS: tl.constexpr,
-    SAMPLES: tl.constexpr,
-):
-    """`fold` of some samples."""
-    sample = tl.program_id(0) * SAMPLES + tl.arange(0, SAMPLES)
-    inside = sample < batch
-    plane = blocks.to(tl.int64) * batch
-    highest = tl.full((SAMPLES,), -float("inf"), tl.float32)
-    counted = tl.zeros((SAMPLES,), tl.float32)
-    sigmoids = tl.zeros((SAMPLES,), tl.float64)
-    total = tl.zeros((SAMPLES,), tl.float64)
-    if keep_maximum:
-        before = tl.load(measures + _MEASURED_SHIFT * batch + sample, mask=inside, other=0.0)
-        shift = before
-        for first in range(0, blocks, BLOCKS):
-            place, there = _blocks_at(first, sample, blocks, batch, BLOCKS)
-            theirs = tl.load(partial + _LAST * plane + place, mask=there, other=-float("inf"))
-            shift = tl.maximum(shift, tl.max(theirs, 0).to(tl.float64))
-        # Where nothing was seen yet both are -inf; the total is 0 and stays so.
-        finite_shift = tl.where(shift == -float("inf"), 0.0, shift)
-    for first in range(0, blocks, BLOCKS):
-        place, there = _blocks_at(first, sample, blocks, batch, BLOCKS)
-        sums = tl.load(partial + _TOTAL * plane + place, mask=there, other=0.0).to(tl.float64)
-        if keep_maximum:
-            theirs = tl.load(partial + _LAST * plane + place, mask=there, other=-float("inf"))
-            moved = (theirs.to(tl.float64) - finite_shift[None, :]).to(tl.float32)
-            sums *= tl.exp(moved).to(tl.float64)
-        total += tl.sum(sums, 0)
-        high = tl.load(partial + _HIGHEST * plane + place, mask=there, other=-float("inf"))
-        highest = tl.maximum(highest, tl.max(high, 0))
-        if conflicts:
-            counts = tl.load(partial + _CONFLICTS * plane + place, mask=there, other=0.0)
-            counted += tl.sum(counts, 0)
-        if sigmoid:
-            values = tl.load(partial + _LAST * plane + place, mask=there, other=0.0)
-            sigmoids += tl.sum(values.to(tl.float64), 0)
-    kept = measures + _MEASURED_TOTAL * batch + sample
-    old = tl.load(kept, mask=inside, other=0.0)
-    if keep_maximum:
-        old *= tl.exp((before - finite_shift).to(tl.float32)).to(tl.float64)
-        tl.store(measures + _MEASURED_SHIFT * batch + sample, shift, mask=inside)
-    tl.store(kept, old + total, mask=inside)
-    kept = measures + _MEASURED_HIGHEST * batch + sample
-    old = tl.load(kept, mask=inside, other=0.0)
-    tl.store(kept, tl.maximum(old, highest.to(tl.float64)), mask=inside)
-    if conflicts:
-        kept = measures + _MEASURED_CONFLICTS * batch + sample
-        tl.store(kept, tl.load(kept, mask=inside, other=0.0) + counted, mask=inside)
-    if sigmoid:
-        kept = measures + _MEASURED_SIGMOIDS * batch + sample
-        tl.store(kept, tl.load(kept, mask=inside, other=0.0) + sigmoids, mask=inside)
-
-
-@triton.jit
-@no_type_check
-def _blocks_at(first, sample, blocks, batch, BLOCKS: tl.constexpr):
-    block = first + tl.arange(0, BLOCKS)
-    place = block.to(tl.int64)[:, None] * batch + sample[None, :]
-    return place, (block < blocks)[:, None] & (sample < batch)[None, :]

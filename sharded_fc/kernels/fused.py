@@ -16,7 +16,7 @@ from torch import Tensor
 from triton import knobs
 
 from sharded_fc import tile
-from sharded_fc.kernels import epilogue
+from sharded_fc.kernels import epilogue, fold
 from sharded_fc.kernels.configurations import architecture, fused_tile
 
 # bfloat16 dots are wrong in Triton's interpreter (3.7), which multiplies the bit patterns.
@@ -40,7 +40,7 @@ def sum_rows(
     num_rows, batch = _check(rows, embedding, rules)
     shape = fused_tile(rows.dtype, batch, architecture(rows.device))
     row_blocks, sample_blocks = shape.grid(num_rows, batch)
-    partial = epilogue.empty_partials(
+    partial = fold.empty_partials(
         row_blocks, batch, rules=rules, keep_maximum=keep_maximum, device=rows.device
     )
     sum_kernel[(row_blocks * sample_blocks,)](
@@ -58,7 +58,7 @@ def sum_rows(
         even=rows.shape[1] % shape.arguments["DEPTH"] == 0,
         **shape.arguments,
     )
-    epilogue.fold(partial, measures=measures, rules=rules, keep_maximum=keep_maximum)
+    fold.add_up(partial, measures=measures, rules=rules, keep_maximum=keep_maximum)
 
 
 def gradient_rows(

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sharded_fc.counter import ROUNDING, key_of, signed
-from sharded_fc.kernels import rounding
+from sharded_fc.kernels import rounding, row_sums
 from sharded_fc.optimizer import SGD, AdamW, Optimizer, RowWise
 from sharded_fc.storage import RowSlice
 
@@ -220,12 +220,12 @@ def row_wise_kernel(
     """`RowWise.update` of some whole rows."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     mine = (row < num_rows) & (tl.load(skip) == 0)
-    column, real = _folding_order(dim, COLUMNS)
+    column, real = row_sums.folding_order(dim, COLUMNS)
     at = row.to(tl.int64)[:, None] * dim + column[None, :]
     there = mine[:, None] & real[None, :]
     value = tl.load(centre + at, mask=there, other=0.0).to(tl.float32)
     turned = _turned(gradient, along, value, row, at, there, num_rows)
-    mean_square = _folded_sums(turned * turned, COLUMNS) * inverse_dim
+    mean_square = row_sums.folded_sums(turned * turned, COLUMNS) * inverse_dim
     kept = tl.load(square + row, mask=mine, other=0.0) * kept_share + mean_square * new_share
     tl.store(square + row, kept, mask=mine)
     if moves:
@@ -287,33 +287,3 @@ def _store(
         else:
             chance = rounding.chances(key, number, column)
         tl.store(table + at, rounding.narrow(value, chance, kept), mask=there)
-
-
-@triton.jit
-@no_type_check
-def _folding_order(dim: tl.constexpr, COLUMNS: tl.constexpr):
-    """Columns in places where halving sums adds up the pairs that torch's path does.
-
-    There the right half of a row is added onto its left until one number is left, the middle of an
-    odd width waiting a round. Column e stands at the place whose bits say in which half e lay,
-    round by round, the first round highest; places that no column takes are empty.
-    """
-    place = tl.arange(0, COLUMNS)
-    column = tl.zeros((COLUMNS,), tl.int32)
-    real = place >= 0
-    for bit in tl.static_range(0, 16):
-        if (1 << bit) < COLUMNS:
-            # The widths after and before the round that this bit belongs to.
-            column += ((place >> bit) & 1) * tl.cdiv(dim, COLUMNS >> bit)
-            real = real & (column < tl.cdiv(dim, COLUMNS >> (bit + 1)))
-    return column, real
-
-
-@triton.jit
-@no_type_check
-def _folded_sums(value, COLUMNS: tl.constexpr):
-    """Sums over rows, the right half onto the left until one column is left."""
-    for bit in tl.static_range(0, 16):
-        if (1 << bit) < COLUMNS:
-            value = tl.sum(tl.reshape(value, (value.shape[0], 2, value.shape[1] // 2)), 1)
-    return tl.reshape(value, (value.shape[0],))

@@ -1,0 +1,80 @@
+"""What half-precision products take: rows of unit length, and gradients that fit float16.
+
+A gradient of a product is a probability, at most 1 and a millionth for most classes, where float16
+has few digits left. A power of two moves it up and is divided out of the two products; it goes
+into the weights, so that no pass is spent on it and the host never learns it.
+"""
+
+from typing import no_type_check
+
+import torch
+import triton
+import triton.language as tl
+from jaxtyping import Float
+from torch import Tensor
+
+from sharded_fc import tile
+
+# The same bound as torch.nn.functional.normalize: a shorter row has no direction.
+_SHORTEST = tl.constexpr(1e-12)
+_LARGEST_EXPONENT = 14  # leaves a factor of four below float16's largest number
+_ELEMENTS = 2048  # of a program, by 128 threads: each has 16, in loads of 16 bytes
+_WARPS = 4
+
+
+def unit_rows(
+    centre: Float[Tensor, "rows dim"],
+    *,
+    inverse_norm: Float[Tensor, " rows"],
+    out: Float[Tensor, "rows dim"],
+) -> None:
+    """Write one over the rows' lengths, and the rows at unit length in the operands' dtype.
+
+    A row shorter than 1e-12 gives zeros; a length that is not a number stays such.
+    """
+    num_rows, dim = centre.shape
+    columns = triton.next_power_of_2(dim)
+    shape = {"ROWS": max(_ELEMENTS // columns, 1), "COLUMNS": columns, "num_warps": _WARPS}
+    grid = (-(-num_rows // shape["ROWS"]),)
+    unit_kernel[grid](centre, inverse_norm, out, num_rows, dim, **shape)
+
+
+def gradient_power(target: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
+    """2^14 over the first power of two that no target's gradient exceeds, at most 2^14."""
+    largest = target.abs().amax().clamp(1.0, 2.0**20)
+    return torch.exp2(_LARGEST_EXPONENT - largest.log2().ceil())
+
+
+def scaled(weights: tile.Weights, power: Float[Tensor, ""], *, sigmoid: bool) -> tile.Weights:
+    """Weights that make gradients `power` times as large and leave `factor` to the products.
+
+    With float16 operands pass inverse norms of 1 beside rows of unit length; the products of the
+    tile then want `factor / power`, and the rows' gradients their inverse norms.
+    """
+    offset = weights.offset * power if sigmoid else weights.offset + power.log()
+    return tile.Weights(offset=offset, target=weights.target * power, factor=1.0)
+
+
+@triton.jit
+@no_type_check
+def unit_kernel(
+    centre,
+    inverse_norm,
+    out,
+    num_rows,
+    dim,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """`unit_rows` of a few rows."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, COLUMNS)
+    at = row.to(tl.int64)[:, None] * dim + column[None, :]
+    there = (row < num_rows)[:, None] & (column < dim)[None, :]
+    value = tl.load(centre + at, mask=there, other=0.0).to(tl.float32)
+    length = tl.sqrt_rn(tl.sum(value * value, 1))
+    # A length that is not a number stays out of the guard: the sums must show it.
+    short = length <= _SHORTEST
+    inverse = tl.where(short, 0.0, tl.div_rn(1.0, tl.where(short, 1.0, length)))
+    tl.store(inverse_norm + row, inverse, mask=row < num_rows)
+    tl.store(out + at, (value * inverse[:, None]).to(out.dtype.element_ty), mask=there)
