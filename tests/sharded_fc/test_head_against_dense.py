@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sharded_fc.margins import ArcFace, CosFace
-from sharded_fc.reference import dense_loss
 from tests.sharded_fc.on_ranks import FLOAT64, dense_head, draw_batches, gathered, join, train
 
 MARGINS = [CosFace(0.35), ArcFace(0.5), ArcFace(0.5, gradient="straight_through")]
@@ -138,61 +137,3 @@ def test_permuting_the_ranks_batches_changes_nothing_but_rounding(ranks):
     turned = ranks(3).run(train, options, [batch[1:] + batch[:1] for batch in batches])
     torch.testing.assert_close(turned[0]["loss"], straight[0]["loss"])
     torch.testing.assert_close(gathered(turned, "centre"), gathered(straight, "centre"))
-
-
-@pytest.mark.parametrize("world", [1, 3])
-def test_bfloat16_errs_no_more_than_the_dense_head_in_bfloat16(ranks, world):
-    """|ours - fp64| <= |dense in bf16 - fp64|, over 16 draws.
-
-    Both round the same operands and logits, so one draw is a toss-up: the mean difference of the
-    errors must not exceed two of its standard errors.
-    """
-    pairs = torch.tensor([_errors(ranks, world, torch.bfloat16, seed) for seed in range(16)])
-    excess = pairs[:, 0] - pairs[:, 1]
-    standard_error = excess.std(0) / len(excess) ** 0.5
-    assert (excess.mean(0) <= 2 * standard_error).all(), excess.mean(0) / standard_error
-
-
-@pytest.mark.parametrize("world", [1, 3])
-def test_float32_errs_by_the_rounding_of_its_logits(ranks, world):
-    """A logit of size 64 rounds by up to 64 eps, which is its exponential's relative error."""
-    ours, _ = _errors(ranks, world, torch.float32, seed=0)
-    assert max(ours) < 64 * torch.finfo(torch.float32).eps
-
-
-def _errors(ranks, world, compute_dtype, seed):
-    """Relative errors of loss, embedding and row gradient: (ours, the naive head's)."""
-    options = {
-        "num_classes": 301,
-        "embedding_dim": 32,
-        "margin": ArcFace(0.5),
-        "scale": 64.0,
-        "compute_dtype": compute_dtype,
-        "chunk_classes": 64,
-        "weight_decay": 0.0,
-    }
-    batches = draw_batches([12] * world, num_classes=301, dim=32, seed=seed)
-    batches = [[(e.float(), label) for e, label in batch] for batch in batches]
-    results = ranks(world).run(train, options, batches)
-    embedding, label = join(batches[0])
-    initial = torch.cat([result["initial"]["centre"] for result in results])
-
-    def dense(dtype):
-        leaf = embedding.to(dtype, copy=True).requires_grad_()
-        centre = initial.to(dtype, copy=True).requires_grad_()
-        loss = dense_loss(leaf, centre, label, margin=options["margin"], scale=64.0)
-        loss.backward()
-        assert leaf.grad is not None
-        assert centre.grad is not None
-        return [t.detach().double() for t in (loss, leaf.grad, centre.grad)]
-
-    ours = [
-        results[0]["loss"][0].double(),
-        torch.cat([result["gradient"][0] for result in results]).double() / world,
-        gathered(results, "momentum").double(),  # the first step's row gradient
-    ]
-    truth = dense(torch.float64)
-    return [
-        [float((x - true).norm() / true.norm()) for x, true in zip(found, truth, strict=True)]
-        for found in (ours, dense(compute_dtype))
-    ]
