@@ -86,8 +86,7 @@ def _free_bytes() -> int:
 
 def main() -> None:
     """Measure, and record if asked."""
-    flags = parser(__doc__, classes=max(CLASSES), batch=256, repeats=5)
-    options = flags.parse_args()
+    options = parser(__doc__, classes=max(CLASSES), dim=512, batch=256, repeats=5).parse_args()
     torch.set_num_threads(options.threads)
     size = Size(classes=options.classes, dim=options.dim, batch=options.batch)
     rows: list[dict[str, Cell]] = []

@@ -3,8 +3,6 @@
 python -m tests.benchmarks.bench_head_memory [--record] [--classes 100000] [--dim 512]
 """
 
-from dataclasses import replace
-
 from tests.benchmarks.heads import DENSE, SHARDED, SHARDED_LOW, Size, parser, show
 from tests.benchmarks.memory import peak_bytes
 from tests.benchmarks.record import Cell
@@ -12,15 +10,15 @@ from tests.benchmarks.record import Cell
 BATCHES = (64, 256, 1024)
 
 
-def measure(size: Size, *, threads: int) -> list[dict[str, Cell]]:
+def measure(classes: int, dim: int, *, threads: int) -> list[dict[str, Cell]]:
     """One row for each head and batch."""
     rows: list[dict[str, Cell]] = []
     for candidate in (DENSE, SHARDED, SHARDED_LOW):
         for batch in BATCHES:
-            sized = replace(size, batch=batch)
-            peak = peak_bytes(candidate, sized, threads=threads)
-            extra = peak - sized.row_bytes(candidate)
-            logits = sized.classes * batch * 4
+            size = Size(classes=classes, dim=dim, batch=batch)
+            peak = peak_bytes(candidate, size, threads=threads)
+            extra = peak - size.row_bytes(candidate)
+            logits = size.classes * batch * 4
             rows.append(
                 {
                     "head": candidate.name,
@@ -36,9 +34,8 @@ def measure(size: Size, *, threads: int) -> list[dict[str, Cell]]:
 
 def main() -> None:
     """Measure, and record if asked."""
-    options = parser(__doc__, classes=100_000, batch=BATCHES[0], repeats=1).parse_args()
-    size = Size(classes=options.classes, dim=options.dim, batch=options.batch)
-    rows = measure(size, threads=options.threads)
+    options = parser(__doc__, classes=100_000, dim=512).parse_args()
+    rows = measure(options.classes, options.dim, threads=options.threads)
     notes = ["beyond rows: peak less centres and momentum; all logits: classes x batch in float32"]
     show("head_memory", rows, notes, options)
 

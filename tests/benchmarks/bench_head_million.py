@@ -4,8 +4,8 @@
 
 The least is four matrix products at the rate measured for these shapes, and two reads and one
 write of the rows and one of each of the momentum at the rate of a copy. Rates and steps are
-measured by turns in one run; memory in a process each; errors with fewer classes (`--truth`), for
-the dense head in float64 has to fit.
+measured by turns in one run; memory in a process each; errors with the first `--truth` classes
+only, for the dense head in float64 has to fit.
 """
 
 import argparse
@@ -99,8 +99,7 @@ def moved_bytes(candidate: Candidate, size: Size) -> int:
 
 def main() -> None:
     """Measure, and record if asked."""
-    flags = parser(__doc__, classes=1_000_000, batch=64, repeats=5)
-    flags.add_argument("--truth", type=int, default=50_000, help="classes where errors are taken")
+    flags = parser(__doc__, classes=1_000_000, dim=512, batch=64, repeats=5, truth=50_000)
     options = flags.parse_args()
     torch.set_num_threads(options.threads)
     size = Size(classes=options.classes, dim=options.dim, batch=options.batch)

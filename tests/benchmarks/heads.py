@@ -159,19 +159,14 @@ def dtype(name: str) -> torch.dtype:
     return getattr(torch, name)
 
 
-def parser(
-    description: str | None, *, classes: int, dim: int = 512, batch: int, repeats: int
-) -> argparse.ArgumentParser:
-    """The flags that these benchmarks share."""
+def parser(description: str | None, **numbers: int) -> argparse.ArgumentParser:
+    """The flags that these benchmarks share, and one for each number with its default."""
     made = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     made.add_argument("--record", action="store_true", help="keep the figures in results/")
-    made.add_argument("--classes", type=int, default=classes)
-    made.add_argument("--dim", type=int, default=dim)
-    made.add_argument("--batch", type=int, default=batch)
-    made.add_argument("--repeats", type=int, default=repeats, help="steps timed, by turns")
-    made.add_argument("--threads", type=int, default=2)
+    for name, default in {"threads": 2, **numbers}.items():
+        made.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)
     return made
 
 

@@ -1,5 +1,7 @@
 """The baseline of the benchmarks computes what the dense reference does."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -7,7 +9,12 @@ from sharded_fc.margins import ArcFace
 from sharded_fc.reference import DenseHead
 from tests.benchmarks.baseline import PublicHead
 
-OPTIONS = {"scale": 16.0, "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
+OPTIONS: dict[str, Any] = {
+    "scale": 16.0,
+    "learning_rate": 0.1,
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+}
 
 
 @pytest.fixture
