@@ -64,9 +64,8 @@ inline float widen_float16(uint16_t bits) {
 
 inline uint16_t narrow_bfloat16(float value, uint32_t chance) {
     uint32_t bits = bits_as<uint32_t>(value), magnitude = bits & 0x7FFFFFFF;
-    // Finite values saturate; infinity and NaN are their own bound.
+    // Finite values saturate; infinity and NaN, quiet after any arithmetic, are their own bound.
     uint32_t rounded = std::min(magnitude + chance, std::max(magnitude, 0x7F7FFFFFu));
-    rounded |= magnitude > 0x7F800000 ? 0x400000 : 0;
     return uint16_t((rounded | (bits & 0x80000000)) >> 16);
 }
 
@@ -92,8 +91,7 @@ public:
           groups_((dim + 3) / 4),
           lines_(dim / 16 + 2),  // one more than a row needs: at 4 KiB apart, buffers would collide
           floats_(new Line[4 * lines_]),
-          hashes_(new uint64_t[groups_]),
-          chances_(new uint16_t[4 * groups_]) {}
+          hashes_(new uint64_t[groups_]) {}
 
     float* at(int index) { return reinterpret_cast<float*>(floats_.get() + index * lines_); }
 
@@ -114,8 +112,7 @@ public:
             std::memcpy(static_cast<float*>(table.data) + row * dim_, from, 4 * dim_);
             return;
         }
-        draw(extend(table.key, uint64_t(global_row)));
-        const uint16_t* __restrict chance = chances_.get();
+        const Chance* __restrict chance = draw(extend(table.key, uint64_t(global_row)));
         uint16_t* __restrict to = static_cast<uint16_t*>(table.data) + row * dim_;
         if (table.type == BFLOAT16)
             for (int64_t c = 0; c < dim_; ++c) to[c] = narrow_bfloat16(from[c], chance[c]);
@@ -124,16 +121,17 @@ public:
     }
 
 private:
-    void draw(uint64_t row_key) {
+    // Sixteen random bits for each column of a row: four columns share a hash.
+    using Chance [[gnu::may_alias]] = uint16_t;
+    const Chance* draw(uint64_t row_key) {
         uint64_t* __restrict hash = hashes_.get();
         for (int64_t group = 0; group < groups_; ++group) hash[group] = extend(row_key, group);
-        std::memcpy(chances_.get(), hash, 8 * groups_);
+        return reinterpret_cast<const Chance*>(hash);
     }
 
     int64_t dim_, groups_, lines_;
     std::unique_ptr<Line[]> floats_;
     std::unique_ptr<uint64_t[]> hashes_;
-    std::unique_ptr<uint16_t[]> chances_;
 };
 
 // Calls update(row, gradient, centre, buffers) for each row: the gradient without its part along
@@ -168,19 +166,21 @@ void for_each_row(const Slice& slice, float learning_rate, Update update) {
 extern "C" void sgd(const Slice* slice, float learning_rate, float momentum, float weight_decay,
                     float nesterov) {
     const int64_t dim = slice->dim;
-    for_each_row(*slice, learning_rate, [=](int64_t row, float* __restrict gradient,
+    for_each_row(*slice, learning_rate, [=](int64_t row, const float* __restrict gradient,
                                             float* __restrict centre, Buffers& buffers) {
-        if (weight_decay != 0)
-            for (int64_t c = 0; c < dim; ++c) gradient[c] += centre[c] * weight_decay;
+        const auto decayed = [=](int64_t c) {
+            return weight_decay != 0 ? gradient[c] + centre[c] * weight_decay : gradient[c];
+        };
         if (momentum == 0) {
-            for (int64_t c = 0; c < dim; ++c) centre[c] -= gradient[c] * learning_rate;
+            for (int64_t c = 0; c < dim; ++c) centre[c] -= decayed(c) * learning_rate;
             return;
         }
         float* __restrict kept = buffers.at(2);
         buffers.load(slice->state[0], row, kept);
         for (int64_t c = 0; c < dim; ++c) {
-            kept[c] = kept[c] * momentum + gradient[c];
-            const float direction = nesterov != 0 ? gradient[c] + kept[c] * momentum : kept[c];
+            const float g = decayed(c);
+            kept[c] = kept[c] * momentum + g;
+            const float direction = nesterov != 0 ? g + kept[c] * momentum : kept[c];
             centre[c] -= direction * learning_rate;
         }
         buffers.store(slice->state[0], row, slice->first_row + row, kept);
