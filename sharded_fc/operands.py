@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# A gradient of a product is at most 1 in the units used here (a probability), but for the target's
-# margin slope; 2^14 leaves a factor of four below float16's largest number.
-_GRADIENT_SCALE = 2.0**14
+from sharded_fc.tile import Weights
+
+_LARGEST_EXPONENT = 14  # 2^14 leaves a factor of four below float16's largest number
 
 
 class Operands:
@@ -42,7 +42,7 @@ class Operands:
             self._low_gradient = empty(chunk, batch, dtype=compute)
             self._low_row_gradient = empty(chunk, dim, dtype=self.product_dtype)
             self._low_embedding_gradient = empty(batch, dim, dtype=self.product_dtype)
-            self._gradient_scale = torch.ones((), dtype=working, device=centre.device)
+            self._multiplier = torch.ones((), dtype=working, device=centre.device)
 
     def load(self, embedding: Float[Tensor, "batch dim"]) -> None:
         """Round the embeddings, once a visit."""
@@ -72,13 +72,22 @@ class Operands:
             return product
         return self.tile[: len(product)].copy_(product)
 
-    def scale_gradients(self, target: Float[Tensor, " batch"]) -> None:
-        """Choose the power of two for a batch: the own class's gradients may exceed 1."""
+    def fit(self, weights: Weights, largest_weight: Float[Tensor, ""], *, sigmoid: bool) -> Weights:
+        """Weights for gradients that fit float16; what they are multiplied by is divided out later.
+
+        A power of two brings the largest of them, a whole weight or a target's steep slope, near
+        2^14; it goes into the weights, so that no pass is spent on it. Other dtypes need none.
+        """
         if not self.unit:
-            return
-        largest = target.abs().amax().clamp(1.0, 2.0**20)
-        exponent = largest.log2().ceil()
-        self._gradient_scale.copy_(_GRADIENT_SCALE / torch.exp2(exponent))
+            return weights
+        largest = torch.maximum(weights.target.abs().amax(), largest_weight)
+        power = torch.exp2(_LARGEST_EXPONENT - largest.clamp_min(2.0**-20).log2().ceil())
+        self._multiplier.copy_(weights.factor / power)
+        return Weights(
+            offset=weights.offset * power if sigmoid else weights.offset + power.log(),
+            target=weights.target * power,
+            factor=1.0,
+        )
 
     def add_embedding_gradient(
         self,
@@ -90,16 +99,20 @@ class Operands:
         if not self._low:
             total.addmm_(gradient.t(), rows)
             return
-        low = self._low_gradient[: len(rows)]
-        if self.unit:
-            torch.mul(gradient, self._gradient_scale, out=low)
-        else:
-            low.copy_(gradient)
+        low = self._low_gradient[: len(rows)].copy_(gradient)
         share = self._multiply(low.t(), rows, self._low_embedding_gradient)
         if self.unit:
-            total.add_(share.to(total.dtype).div_(self._gradient_scale))
+            total.addcmul_(share, self._multiplier)
         else:
             total.add_(share)
+
+    def along_rows(
+        self, along: Float[Tensor, " rows"], inverse_norm: Float[Tensor, " rows"]
+    ) -> Float[Tensor, " rows"]:
+        """What `gradient_tile` returned, for the rows as they are kept."""
+        if not self.unit:
+            return along
+        return along.mul_(inverse_norm).mul_(inverse_norm).mul_(self._multiplier)
 
     def row_gradients(
         self, gradient: Float[Tensor, "rows batch"], inverse_norm: Float[Tensor, " rows"]
@@ -114,7 +127,7 @@ class Operands:
             self._low_row_gradient[: len(gradient)],
         )
         if self.unit:
-            return torch.mul(low, (inverse_norm / self._gradient_scale).unsqueeze(1), out=out)
+            return torch.mul(low, (inverse_norm * self._multiplier).unsqueeze(1), out=out)
         return out.copy_(low)
 
     def _multiply(self, left: Tensor, right: Tensor, out: Tensor) -> Tensor:

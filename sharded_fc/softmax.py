@@ -140,7 +140,8 @@ class ChunkedSoftmax:
         """
         centre = self.rows.centre
         operands = self._operands_for(chunk, batch.embedding)
-        operands.scale_gradients(weights.target)
+        largest = batch.weight.amax().to(self.working_dtype) * max(1.0, rules.negative_weight)
+        weights = operands.fit(weights, largest, sigmoid=rules.sigmoid_bias is not None)
         kept = visit.kept if self._kept_for is visit else 0
         embedding_gradient = torch.zeros_like(batch.embedding)
         for index, (start, stop) in enumerate(chunks(len(centre), chunk)):
@@ -158,8 +159,7 @@ class ChunkedSoftmax:
                 weights=weights,
                 out=gradient,
             )
-            if operands.unit:
-                along.mul_(inverse).mul_(inverse)
+            along = operands.along_rows(along, inverse)
             operands.add_embedding_gradient(embedding_gradient, gradient, rows)
             row_gradient = operands.row_gradients(gradient, inverse)
             self._update(start, stop, row_gradient, along if self.normalised else None, step)

@@ -11,6 +11,7 @@ import torch
 from sharded_fc.margins import ArcFace, CosFace
 from sharded_fc.operands import Operands
 from sharded_fc.reference import dense_loss
+from sharded_fc.tile import Weights
 from tests.sharded_fc.on_ranks import draw_batches, gathered, join, make_head, train
 
 NAMES = ("loss", "embedding gradient", "row gradient")
@@ -93,15 +94,23 @@ def test_float16_gradients_far_below_its_smallest_number_are_not_lost():
     operands = Operands(200, 64, centre, working=torch.float32, compute=torch.float16)
     embedding = torch.nn.functional.normalize(torch.randn(64, 16))
     operands.load(embedding)
-    gradient = 1e-6 * torch.rand(200, 64) / 64
-    operands.scale_gradients(torch.zeros(64))
+    probability = 1e-6 * torch.rand(200, 64)
+    factor = torch.tensor(1 / 64)
+    weights = Weights(offset=torch.zeros(64), target=torch.zeros(64), factor=factor)
+    fitted = operands.fit(weights, torch.ones(()), sigmoid=False)
+    power = fitted.offset.exp()
+    assert torch.equal(power.round(), torch.full((64,), 2.0**14))
     ones = torch.ones(200)
-    rows = operands.rows(torch.nn.functional.normalize(centre), ones)
+    rows = operands.rows(centre, 1 / centre.norm(dim=1))
     total = torch.zeros(64, 16)
-    operands.add_embedding_gradient(total, gradient * 64, rows)
-    found = operands.row_gradients(gradient * 64, ones)
-    torch.testing.assert_close(found, gradient * 64 @ embedding, rtol=0.02, atol=2e-8)
-    assert not (gradient.half() != 0).any()  # what casting alone would leave
+    operands.add_embedding_gradient(total, probability * power, rows)
+    found = operands.row_gradients(probability * power, ones)
+    exact = probability * factor
+    # float16 has eleven bits; sums of 200 and of 64 terms of one sign and of both
+    unit = torch.nn.functional.normalize(centre)
+    torch.testing.assert_close(found, exact @ embedding, rtol=0.02, atol=2e-8)
+    torch.testing.assert_close(total, exact.t() @ unit, rtol=0.02, atol=2e-8)
+    assert not (exact.half() != 0).any()  # what casting alone would leave
 
 
 def test_float16_survives_targets_whose_slope_is_steep():
