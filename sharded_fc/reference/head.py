@@ -107,7 +107,8 @@ class DenseHead:
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch dim"]]:
         """One update; the loss before it and the gradient of the embeddings.
 
-        With `class_range` each sample competes within [start, stop) of the classes only.
+        With `class_range` each sample competes within [start, stop) of the classes only, which
+        holds its own.
         """
         leaf = embedding.detach().requires_grad_()
         losses = sample_losses(

@@ -89,7 +89,7 @@ def sample_losses(
         cosine = changed.cosine if complete else cosine.index_copy(0, place, changed.cosine)
         penalty[place] += changed.penalty
         state = state | changed.state
-    outside = _outside(label, class_range, num_classes=cosine.shape[1])
+    outside = _outside(class_range, num_classes=cosine.shape[1])
     if isinstance(margin, UniFace):
         loss = _binary(scale * cosine - state["bias"].to(cosine.dtype), label, outside, margin)
     else:
@@ -104,13 +104,12 @@ def _similarity(embedding: Tensor, centre: Tensor, *, normalised: bool) -> Tenso
     return F.linear(embedding, centre[:, :-1], centre[:, -1])
 
 
-def _outside(label: Tensor, class_range: Tensor | None, *, num_classes: int) -> Tensor | None:
-    """Classes a sample does not compete with; its own is never one of them."""
+def _outside(class_range: Tensor | None, *, num_classes: int) -> Tensor | None:
+    """Classes a sample does not compete with."""
     if class_range is None:
         return None
-    number = torch.arange(num_classes, device=label.device)
-    outside = (number < class_range[:, :1]) | (number >= class_range[:, 1:])
-    return outside & (number != label.unsqueeze(1))
+    number = torch.arange(num_classes, device=class_range.device)
+    return (number < class_range[:, :1]) | (number >= class_range[:, 1:])
 
 
 def _softmax(logit: Tensor, label: Tensor, outside: Tensor | None) -> Tensor:

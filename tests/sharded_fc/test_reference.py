@@ -1,82 +1,24 @@
-"""The dense head by itself: plain torch where torch has it, sums by hand, known first losses."""
+"""The dense head's options: plain torch where torch has them, sums by hand where not."""
 
 import math
-from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from sharded_fc.margins import (
     AdaFace,
     ArcFace,
     CosFace,
     CurricularFace,
-    MagFace,
     Margin,
-    NormFace,
     PlainSoftmax,
     UniFace,
 )
 from sharded_fc.optimizer import SGD, AdamW, RowWise
 from sharded_fc.reference import DenseHead, dense_loss
-from tests.sharded_fc.margins.batches import EVERY
-
-CLASSES, DIM, SCALE = 10, 6, 16.0
-UNIT = [margin for margin in EVERY if margin.normalised]
-# One computation in two orders of float64 operations on numbers below 100.
-close = partial(torch.testing.assert_close, rtol=1e-11, atol=1e-13)
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-
-def batch(count: int = 7, *, seed: int = 1) -> tuple[Tensor, Tensor]:
-    """Embeddings 20 to 60 long, inside MagFace's clamp, and labels, some of them twice."""
-    generator = torch.Generator().manual_seed(seed)
-    embedding = F.normalize(draw(count, DIM, seed=seed))
-    length = 20.0 + 40.0 * torch.rand(count, 1, generator=generator, dtype=torch.float64)
-    return embedding * length, torch.randint(CLASSES, (count,), generator=generator)
-
-
-def head(margin: Margin | None = None, rows: int = CLASSES, **changes) -> DenseHead:
-    options = {"scale": SCALE, "learning_rate": 0.1, "weight_decay": 5e-4, **changes}
-    return DenseHead(draw(rows, DIM), margin=margin or CosFace(0.35), **options)
-
-
-def cosines(embedding: Tensor, centre: Tensor) -> Tensor:
-    return F.normalize(embedding) @ F.normalize(centre).t()
-
-
-# Losses that are known in advance.
-
-
-@pytest.mark.parametrize(
-    ("margin", "expected"), [(ArcFace(0.5), 44.34), (CosFace(0.4), 39.27)], ids=str
-)
-def test_the_first_loss_of_random_vectors_is_margin_plus_ln_c_plus_half_s_squared_over_d(
-    margin: Margin, expected: float
-):
-    # The method sheet's simulation of 20,000 classes in 512 dimensions; its tolerance, half a unit.
-    generator = torch.Generator().manual_seed(0)
-    centre, embedding = (torch.randn(n, 512, generator=generator) for n in (20_000, 512))
-    label = torch.randint(20_000, (512,), generator=generator)
-    loss = dense_loss(embedding, centre, label, margin=margin, scale=64.0)
-    assert loss.item() == pytest.approx(expected, abs=0.5)
-
-
-@pytest.mark.parametrize(("margin", "expected"), [(ArcFace(0.5), 42.04), (CosFace(0.4), 36.96)])
-def test_the_first_loss_at_cosines_of_zero_is_margin_plus_ln_c(margin: Margin, expected: float):
-    centre = torch.tensor([[1.0, 0.0]], dtype=torch.float64).expand(85_742, 2)
-    embedding = torch.tensor([[0.0, 3.0]], dtype=torch.float64)
-    loss = dense_loss(embedding, centre, torch.tensor([5]), margin=margin, scale=64.0)
-    assert loss.item() == pytest.approx(expected, abs=5e-3)
-
-
-# Against torch's own layers.
+from tests.sharded_fc.dense_heads import CLASSES, DIM, SCALE, batch, close, cosines, draw, head
 
 
 def test_the_plain_softmax_is_a_linear_layer_with_cross_entropy():
@@ -125,9 +67,6 @@ def test_the_row_wise_update_is_its_formula_row_by_row():
         moved = first[row] * (1 - 0.1 * 0.02) - 0.1 * leaf.grad[row] / (square**0.5 + 1e-6)
         close(ours.rows()["square"][row], square.unsqueeze(0))
         close(ours.centre[row], moved)
-
-
-# What the head can be asked for.
 
 
 def test_weights_multiply_losses_and_the_count_stays():
@@ -267,44 +206,3 @@ def test_unifaces_loss_and_bias_step_are_their_sums_written_out():
     loss, _ = ours.step(embedding, label)
     assert loss.item() == pytest.approx(total / 7, rel=1e-12)
     assert ours.state["bias"].item() == pytest.approx(bias - 0.1 * slope / 7, rel=1e-12)
-
-
-# What no margin may depend on.
-
-
-@pytest.mark.parametrize("margin", UNIT, ids=str)
-def test_turning_embeddings_and_centres_together_changes_no_loss(margin: Margin):
-    embedding, label = batch()
-    turn = torch.linalg.qr(draw(DIM, DIM, seed=9)).Q
-    one, other = (
-        DenseHead(draw(CLASSES, DIM) @ q, margin=margin, scale=SCALE, learning_rate=0.1)
-        for q in (torch.eye(DIM).double(), turn)
-    )
-    loss, gradient = one.step(embedding, label)
-    turned, of_turned = other.step(embedding @ turn, label)
-    close(turned, loss)
-    close(of_turned, gradient @ turn)
-    close(other.centre, one.centre @ turn)
-
-
-@pytest.mark.parametrize("margin", UNIT, ids=str)
-def test_only_magface_and_adaface_see_how_long_an_embedding_is(margin: Margin):
-    embedding, label = batch()
-    loss, gradient = head(margin).step(embedding, label)
-    longer, _ = head(margin).step(1.5 * embedding, label)
-    along = (gradient * embedding).sum(1)
-    if isinstance(margin, MagFace | AdaFace):
-        assert not torch.isclose(longer, loss)
-    else:
-        close(longer, loss)
-    if isinstance(margin, MagFace):
-        assert (along.abs() > 1e-3).all()
-    else:
-        # The gradient's own size is about 0.1; lengths up to 60 multiply its roundings.
-        assert along.abs().max() < 1e-13
-
-
-def test_the_loss_of_one_certain_sample_vanishes():
-    centre = torch.eye(3, dtype=torch.float64)
-    loss = dense_loss(centre[:1], centre, torch.tensor([0]), margin=NormFace(), scale=64.0)
-    assert loss.item() == pytest.approx(2 * math.exp(-64.0), rel=1e-9, abs=1e-15)
