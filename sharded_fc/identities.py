@@ -43,16 +43,15 @@ def mean_embeddings(
 ) -> Means:
     """The mean direction of each of `classes` over a stream of (embedding, new label).
 
-    Every embedding counts with length 1. Labels of other classes are passed over, so memory is a
-    row for each of `classes`, in float64: pass `identities.fresh`.
+    Every embedding counts with length 1. Labels of other classes are passed over, so that memory is
+    a row for each of `classes`, in float64: pass the map's `fresh`.
     """
     wanted = classes.unique()
     total = torch.zeros(len(wanted), embedding_dim, dtype=torch.float64)
     for embedding, label in stream:
-        place = torch.searchsorted(wanted, label.cpu())
-        found = wanted[place.clamp_max(len(wanted) - 1)] == label.cpu()
-        unit = normalize(embedding.cpu().double(), dim=1)
-        total.index_add_(0, place[found], unit[found])
+        found = torch.isin(label.cpu(), wanted)
+        place = torch.searchsorted(wanted, label.cpu()[found])
+        total.index_add_(0, place, normalize(embedding.cpu()[found].double(), dim=1))
     return Means(wanted, normalize(total, dim=1))
 
 
@@ -74,14 +73,14 @@ def edited(
 
     - A kept class has its rows, bit for bit, optimizer rows included.
     - A merged class has the sum of the unit centres for its direction and their mean length;
-      optimizer rows, first moments and second, are means. Classes weigh as many images as
-      `image_counts` says (at least one), or the same. Sub-centres have no order: each is merged
-      with those of the first class that it is most like, one to one.
+      optimizer rows, first moments and second, are means; wins add up. Classes weigh as many
+      images as `image_counts` says (at least one), or the same. Sub-centres have no order: each is
+      merged with that of the first class that it is most like, one to one.
     - The new classes that share an old one (a split) each get noise of `PARTING` times the row's
       length, a hash of (seed, new row): equal rows would get equal gradients from every sample
       that is neither's own, and part late or never.
     - A new identity has its direction in `means`, in its first sub-centre, at the length of an
-      initial row; other rows are the initial rows of (seed, new row). Its optimizer rows are 0.
+      initial row; other rows are the initial rows of (seed, new row). The rest is 0.
     - Columns of the centres past `embedding_dim`, the bias of a plain softmax, go along: kept,
       averaged, and 0 for a new identity.
 
@@ -95,6 +94,11 @@ def edited(
         raise ValueError(
             f"image_counts has {len(image_counts)} entries; pass one for each of the "
             f"{identities.num_old} old classes"
+        )
+    if means is not None and means.direction.shape[1] != embedding_dim:
+        raise ValueError(
+            f"means have {means.direction.shape[1]} columns; pass those of {embedding_dim}-wide "
+            "embeddings"
         )
     edit = _Edit(identities, embedding_dim, sub_centres, seed, image_counts, means)
     return edit.stream(blocks, window_rows)

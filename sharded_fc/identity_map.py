@@ -18,6 +18,8 @@ from sharded_fc.files import written_beside
 HEADER = ["new", "old"]
 _NOTHING = -(1 << 63)  # in the place of an old class: the new class is made of none
 
+_ROWS_AT_ONCE = 65536
+
 
 @dataclass(frozen=True, eq=False)
 class IdentityMap:
@@ -103,13 +105,15 @@ class IdentityMap:
             raise ValueError(f"{path}: {error}") from None
 
     def write(self, path: Path) -> None:
-        """As `read` reads it; an existing file is replaced as a whole."""
+        """As `read` reads it, new identities last; an existing file is replaced as a whole."""
+        new = torch.arange(self.num_new).repeat_interleave(self.num_sources)
         with written_beside(path) as partial, partial.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(HEADER)
-            for label in range(self.num_new):
-                sources = self.sources(label)
-                writer.writerows((label, source) for source in sources or ("",))
+            for pairs in torch.stack([new, self.old], 1).split(_ROWS_AT_ONCE):
+                writer.writerows(pairs.tolist())
+            for labels in self.fresh.split(_ROWS_AT_ONCE):
+                writer.writerows((label, "") for label in labels.tolist())
 
     @property
     def num_new(self) -> int:

@@ -26,15 +26,13 @@ def merge(
     order = torch.stack([_match(unit[0], other) for other in unit]).unsqueeze(2)
     direction = (share * unit.gather(1, order.expand_as(unit))).sum(0)
     merged = normalize(direction, dim=1) * (share * length.gather(1, order)).sum(0)
-    means = {
-        name: (share * tensor.double().gather(1, order.expand_as(tensor))).sum(0)
-        for name, tensor in rows.items()
-    }
-    means["centre"][:, :embedding_dim] = merged
+    result = {}
     for name, tensor in rows.items():
-        if not tensor.is_floating_point():
-            means[name] = tensor.gather(1, order.expand_as(tensor)).sum(0)
-    return {name: tensor.to(rows[name].dtype) for name, tensor in means.items()}
+        matched = tensor.gather(1, order.expand_as(tensor))
+        mean = (share * matched).sum(0).to(tensor.dtype)
+        result[name] = mean if tensor.is_floating_point() else matched.sum(0)
+    result["centre"][:, :embedding_dim] = merged
+    return result
 
 
 def _match(

@@ -56,6 +56,12 @@ def nearest(
     )
     counts = [fact[0] for fact in facts]
     _check(facts, num_classes=max(fact[3] for fact in facts) // sub_centres)
+    # A plain softmax keeps a bias beside the centre.
+    if rows.centre.shape[1] - embedding.shape[1] not in (0, 1):
+        raise ValueError(
+            f"embeddings have {embedding.shape[1]} columns, the centres {rows.centre.shape[1]}; "
+            "pass embeddings of the network that the centres were trained with"
+        )
     # In float64, so that no length over- or underflows.
     unit = normalize(embedding.to(device, torch.float64), dim=1)
     unit = unit.to(working_dtype(rows.centre.dtype))

@@ -50,7 +50,7 @@ def blocks_of(results):
 def test_rows_and_scalars_go_from_4_ranks_to_1_to_3_to_8(ranks):
     results = ranks(4).run(continue_from, CURRICULAR, None, 2)
     assert results[0]["state"]["step"] == 2
-    assert set(table(results, "blocks")) == {"centre", "mean", "square"}
+    assert set(table(results, "blocks")) == {"centre", "mean", "square", "wins"}
     for world in (1, 3, 8):
         expected, state = table(results, "blocks"), results[0]["state"]
         results = ranks(world).run(continue_from, CURRICULAR, (blocks_of(results), state), 0)
@@ -97,3 +97,8 @@ def test_a_head_starts_from_insightfaces_files(tmp_path, monkeypatch):
     ((_, tensors),) = head.rows()
     assert torch.equal(tensors["centre"], centre)
     assert torch.equal(tensors["momentum"], -centre)
+    centres = insightface_rows(tmp_path, num_classes=11, partition=head.partition, state_widths={})
+    head.load_centres(centres)
+    ((_, tensors),) = head.rows()
+    assert torch.equal(tensors["centre"], centre)
+    assert not tensors["momentum"].any()

@@ -101,6 +101,14 @@ def test_a_merged_class_has_the_sum_of_unit_centres_and_their_mean_length():
         torch.testing.assert_close(result[name][0], rows[name][[0, 2, 4]].mean(0))
 
 
+def test_wins_of_merged_classes_add_up_and_a_new_identity_has_none():
+    rows = {**draw_rows(4), "wins": torch.tensor([[1], [20], [300], [4000]])}
+    counts = torch.tensor([1, 2, 3, 4])
+    result = edit(rows, [(0, 2, 3), (1,), ()], image_counts=counts)
+    assert result["wins"].dtype == torch.int64
+    assert result["wins"].tolist() == [[4301], [20], [0]]
+
+
 def test_merged_classes_weigh_as_many_images_as_they_have_and_at_least_one():
     rows = draw_rows(3, dtype=torch.float64)
     counts = torch.tensor([9, 0, 5])
@@ -260,6 +268,14 @@ def test_blocks_that_are_not_the_maps_rows_are_refused(blocks, message):
         list(edited(lambda: given, identities, embedding_dim=DIM, seed=0, sub_centres=3))
 
 
+def test_no_new_identity_has_no_means():
+    stream = [(torch.ones(2, DIM), torch.tensor([0, 1]))]
+    means = mean_embeddings(stream, classes=torch.tensor([], dtype=torch.int64), embedding_dim=DIM)
+    assert means.direction.shape == (0, DIM)
+    rows = draw_rows(2)
+    assert torch.equal(edit(rows, [(0,), (1,)], means=means)["centre"], rows["centre"])
+
+
 def test_arguments_that_do_not_fit_are_refused_at_once():
     identities = IdentityMap.of([(0,)], num_old=3)
     with pytest.raises(ValueError, match="sub_centres 0; use at least 1"):
@@ -272,3 +288,6 @@ def test_arguments_that_do_not_fit_are_refused_at_once():
             seed=0,
             image_counts=torch.ones(2, dtype=torch.int64),
         )
+    means = mean_embeddings([], classes=torch.tensor([1]), embedding_dim=DIM + 1)
+    with pytest.raises(ValueError, match="means have 7 columns; pass those of 6-wide embeddings"):
+        edited(list, identities, embedding_dim=DIM, seed=0, means=means)

@@ -92,7 +92,7 @@ def test_an_error_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "map.csv"
     path.write_text("before")
     identities = IdentityMap.of([(0,), (1,)], num_old=2)
-    monkeypatch.setattr(IdentityMap, "sources", lambda self, label: 1 / 0)
+    monkeypatch.setattr(IdentityMap, "fresh", property(lambda self: 1 / 0))
     with pytest.raises(ZeroDivisionError):
         identities.write(path)
     assert path.read_text() == "before"

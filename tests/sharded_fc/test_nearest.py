@@ -127,3 +127,11 @@ def refused(centre, embeddings, ks):
 def test_arguments_that_do_not_fit_are_refused_on_every_rank(ranks, ks, message):
     messages = ranks(2).run(refused, draw_centres(5, DIM), draw_embeddings([2, 2]), ks)
     assert messages == [message, message]
+
+
+def test_embeddings_of_another_width_are_refused_and_a_bias_is_not_compared():
+    centre, (embedding,) = draw_centres(5, DIM), draw_embeddings([3])
+    with pytest.raises(ValueError, match="embeddings have 4 columns, the centres 6; pass embed"):
+        search(centre, [embedding[:, :4]], 1, {})
+    results = [search(centre, [embedding[:, :5]], 2, {})]
+    compare(results, [embedding[:, :5]], centre[:, :5], 2)
