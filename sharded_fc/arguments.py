@@ -213,6 +213,8 @@ def check_arguments(
             f"class_margin has shape {tuple(class_margin.shape)}; use one number for each of "
             f"{num_classes} classes"
         )
+    if class_margin is not None and not bool(((class_margin >= 0) & (class_margin < 1.57)).all()):
+        raise ValueError("class_margin has numbers outside [0, 1.57); use cosines or radians")
     margin.check(scale=scale, num_classes=num_classes)
 
 

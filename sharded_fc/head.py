@@ -25,7 +25,7 @@ from sharded_fc.forward import Pass, Problem, run_forward
 from sharded_fc.margins import Margin
 from sharded_fc.nearest import Nearest, nearest
 from sharded_fc.partition import bounds
-from sharded_fc.softmax import ChunkedSoftmax, Step
+from sharded_fc.softmax import ChunkedSoftmax, Kernels, Step
 from sharded_fc.storage import Block, Rows, working_dtype
 from sharded_fc.suggestions import Suggestions, merge_suggestions
 from sharded_fc.summary import Summary, summarise_rows
@@ -69,7 +69,9 @@ class ShardedHead:
     or float32), products are computed in `compute_dtype` (float32 on CPUs, float16 elsewhere).
     `learning_rate_ratios` are (first class, last class + 1, ratio); 0 freezes. `clip_row_norm`
     bounds the length of each row's gradient. `conflict_cosine` turns on counting of negatives above
-    it. `kept_bytes` bounds the products kept between the two visits.
+    it. `kept_bytes` bounds the products kept between the two visits. On CUDA devices `kernels` can
+    be "torch", "elementwise" (one pass over each product; what "auto" takes) or "fused" (no
+    products in memory); elsewhere it is torch.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class ShardedHead:
         compute_dtype: torch.dtype | None = None,
         chunk_classes: int | None = None,
         kept_bytes: int = KEPT_BYTES,
+        kernels: Kernels = "auto",
         loss_weight: float = 1.0,
         gradient_reduction: Literal["mean", "sum"] = "mean",
         seed: int = 0,
@@ -162,6 +165,7 @@ class ShardedHead:
             compute_dtype=compute_dtype,
             working_dtype=working,
             kept_bytes=kept_bytes,
+            kernels_used=kernels,
             seed=seed,
         )
         self._problem = Problem(

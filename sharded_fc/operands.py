@@ -34,19 +34,21 @@ class Operands:
         self.product = empty(chunk, batch, dtype=self.product_dtype)
         self.tile = self.product if self.product_dtype == working else empty(chunk, batch)
         self.gradient = empty(chunk, batch)
-        self._embedding = empty(batch, dim, dtype=compute)
+        self.operand_gradient = (
+            empty(chunk, batch, dtype=compute) if compute != working else self.gradient
+        )
+        self.embedding = empty(batch, dim, dtype=compute)
         self._row_gradient = empty(chunk, dim)
         if self._convert:
             self._rows = empty(chunk, dim, dtype=compute)
         if self._low:
-            self._low_gradient = empty(chunk, batch, dtype=compute)
             self._low_row_gradient = empty(chunk, dim, dtype=self.product_dtype)
             self._low_embedding_gradient = empty(batch, dim, dtype=self.product_dtype)
             self._multiplier = torch.ones((), dtype=working, device=centre.device)
 
     def load(self, embedding: Float[Tensor, "batch dim"]) -> None:
         """Round the embeddings, once a visit."""
-        self._embedding.copy_(embedding)
+        self.embedding.copy_(embedding)
 
     def rows(
         self, centre: Float[Tensor, "rows dim"], inverse_norm: Float[Tensor, " rows"]
@@ -64,7 +66,7 @@ class Operands:
         self, rows: Float[Tensor, "rows dim"], *, out: Float[Tensor, "rows batch"]
     ) -> Float[Tensor, "rows batch"]:
         """Rows times embeddings, in `product_dtype`; float16 rows are cosines already."""
-        return self._multiply(rows, self._embedding.t(), out)
+        return self._multiply(rows, self.embedding.t(), out)
 
     def widen(self, product: Float[Tensor, "rows batch"]) -> Float[Tensor, "rows batch"]:
         """The product in the working dtype: itself, or a copy in `tile`."""
@@ -99,12 +101,18 @@ class Operands:
         if not self._low:
             total.addmm_(gradient.t(), rows)
             return
-        low = self._low_gradient[: len(rows)].copy_(gradient)
+        low = self.operand_gradient[: len(rows)]
+        if gradient.dtype != low.dtype:
+            low.copy_(gradient)
         share = self._multiply(low.t(), rows, self._low_embedding_gradient)
         if self.unit:
             total.addcmul_(share, self._multiplier)
         else:
             total.add_(share)
+
+    def left_over(self, inverse_norm: Float[Tensor, " rows"]) -> Float[Tensor, " rows"]:
+        """What products still have to be multiplied by to be cosines."""
+        return torch.ones_like(inverse_norm) if self.unit else inverse_norm
 
     def along_rows(
         self, along: Float[Tensor, " rows"], inverse_norm: Float[Tensor, " rows"]
@@ -120,10 +128,10 @@ class Operands:
         """The rows' gradients; `add_embedding_gradient` of the same chunk comes first."""
         out = self._row_gradient[: len(gradient)]
         if not self._low:
-            return torch.mm(gradient, self._embedding, out=out)
+            return torch.mm(gradient, self.embedding, out=out)
         low = self._multiply(
-            self._low_gradient[: len(gradient)],
-            self._embedding,
+            self.operand_gradient[: len(gradient)],
+            self.embedding,
             self._low_row_gradient[: len(gradient)],
         )
         if self.unit:

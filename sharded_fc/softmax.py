@@ -10,18 +10,22 @@ Nothing here communicates, and nothing waits for an accelerator.
 
 import math
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sharded_fc import tile
+from sharded_fc import kernels, tile
 from sharded_fc.combine import Batch
 from sharded_fc.operands import Operands
 from sharded_fc.optimizer import Optimizer
 from sharded_fc.partition import chunks, pieces
 from sharded_fc.storage import Rows
 from sharded_fc.tile import HIGHEST, MEASURES, SHIFT, Rules, Weights
+
+Kernels = Literal["auto", "torch", "elementwise", "fused"]
 
 # A centre or embedding shorter than this has no direction: its cosines are 0 and it gets no
 # gradient. The same bound as torch.nn.functional.normalize.
@@ -74,6 +78,7 @@ class ChunkedSoftmax:
         compute_dtype: torch.dtype,
         working_dtype: torch.dtype,
         kept_bytes: int,
+        kernels_used: Kernels,
         seed: int,
     ) -> None:
         self.rows = rows
@@ -84,7 +89,9 @@ class ChunkedSoftmax:
         self.working_dtype = working_dtype
         self.kept_bytes = kept_bytes
         self.seed = seed
-        self._tiles = tile
+        chosen = None if kernels_used == "torch" else kernels.choose(rows.centre.device)
+        self._kernels = chosen if working_dtype == torch.float32 else None
+        self._fused = kernels_used == "fused" and self._kernels is not None and sub_centres == 1
         self._operands: Operands | None = None
         self._kept: Tensor | None = None
         self._kept_for: Visit | None = None
@@ -109,7 +116,7 @@ class ChunkedSoftmax:
         measures[HIGHEST] = -math.inf
         measures[SHIFT] = -math.inf if shift is None else shift
         inverse_norm = torch.ones(len(centre), dtype=self.working_dtype, device=centre.device)
-        kept = self._room(operands, chunk) if keep else 0
+        kept = self._room(operands, chunk) if keep and not self._fused else 0
         visit = Visit(measures, inverse_norm, kept)
         self._kept_for = visit if kept else None
         for index, (start, stop) in enumerate(chunks(len(centre), chunk)):
@@ -118,15 +125,16 @@ class ChunkedSoftmax:
             if self.normalised:
                 _inverse_norms(centre[start:stop], out=inverse)
             rows = operands.rows(centre[start:stop], inverse)
-            product = operands.products(rows, out=self._place(operands, index, stop - start, kept))
-            self._tiles.sum_tile(
-                operands.widen(product),
-                torch.ones_like(inverse) if operands.unit else inverse,
+            product = self._place(operands, index, stop - start, kept)
+            self._sum(
+                operands,
+                rows,
+                product,
+                operands.left_over(inverse),
                 first_class=self._first_class(start),
                 rules=rules,
                 measures=measures,
                 keep_maximum=shift is None,
-                out=operands.gradient[: stop - start],
             )
         return visit
 
@@ -148,16 +156,15 @@ class ChunkedSoftmax:
             inverse = visit.inverse_norm[start:stop]
             rows = operands.rows(centre[start:stop], inverse)
             product = self._place(operands, index, stop - start, kept)
-            if index >= kept:
-                operands.products(rows, out=product)
-            gradient = operands.gradient[: stop - start]
-            along = self._tiles.gradient_tile(
-                operands.widen(product),
-                torch.ones_like(inverse) if operands.unit else inverse,
+            gradient, along = self._gradient(
+                operands,
+                rows,
+                product,
+                operands.left_over(inverse),
+                made=index < kept,
                 first_class=self._first_class(start),
                 rules=rules,
                 weights=weights,
-                out=gradient,
             )
             along = operands.along_rows(along, inverse)
             operands.add_embedding_gradient(embedding_gradient, gradient, rows)
@@ -185,6 +192,43 @@ class ChunkedSoftmax:
         cosine = torch.where(here, cosine.squeeze(1).double(), 0.0)
         return Targets(cosine, row.gather(1, nearest).squeeze(1), here)
 
+    def _sum(
+        self, operands: Operands, rows: Tensor, product: Tensor, inverse: Tensor, **how: Any
+    ) -> None:
+        """`tile.sum_tile` of a chunk's products; they stay in `product`, but for a fused pass."""
+        if self._fused:
+            assert self._kernels is not None
+            self._kernels.sum_rows(rows, operands.embedding, inverse, **how)
+            return
+        operands.products(rows, out=product)
+        sum_tile = (self._kernels or tile).sum_tile
+        sum_tile(operands.widen(product), inverse, out=operands.gradient[: len(rows)], **how)
+
+    def _gradient(
+        self,
+        operands: Operands,
+        rows: Tensor,
+        product: Tensor,
+        inverse: Tensor,
+        *,
+        made: bool,
+        **how: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """What `tile.gradient_tile` wrote and returned; `made`: the products are there already."""
+        if self._kernels is None:
+            out = operands.gradient[: len(rows)]
+        else:
+            out = operands.operand_gradient[: len(rows)]  # kernels round as they write
+        if self._fused:
+            assert self._kernels is not None
+            return out, self._kernels.gradient_rows(
+                rows, operands.embedding, inverse, out=out, **how
+            )
+        if not made:
+            operands.products(rows, out=product)
+        gradient_tile = (self._kernels or tile).gradient_tile
+        return out, gradient_tile(operands.widen(product), inverse, out=out, **how)
+
     def _update(
         self, start: int, stop: int, gradient: Tensor, along: Tensor | None, step: Step
     ) -> None:
@@ -195,10 +239,14 @@ class ChunkedSoftmax:
                 along = None
             norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
             gradient.mul_((step.clip_row_norm / norm).clamp_max_(1.0))
+        if self._kernels is None:
+            update = self.optimizer.update
+        else:
+            update = partial(self._kernels.update, self.optimizer)
         for first, last, ratio in pieces(start, stop, step.ratios):
             if ratio == 0.0:
                 continue
-            self.optimizer.update(
+            update(
                 self.rows.view(first, last),
                 gradient[first - start : last - start],
                 None if along is None else along[first - start : last - start],
