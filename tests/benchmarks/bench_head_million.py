@@ -10,6 +10,8 @@ only, for the dense head in float64 has to fit.
 
 import argparse
 import statistics
+from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -37,24 +39,25 @@ OPERANDS = ("float32", "bfloat16")
 
 def compare(options: argparse.Namespace, size: Size) -> tuple[list[dict[str, Cell]], list[str]]:
     """One row a candidate, and what else there is to say."""
+    peaks = {c.name: peak_bytes(c, size, threads=options.threads) for c in CANDIDATES}
     errors = Errors(Size(classes=options.truth, dim=size.dim, batch=size.batch))
-    found = {candidate.name: errors.of(candidate) for candidate in CANDIDATES}
+    found = {c.name: errors.of(c) for c in CANDIDATES}
     del errors
-    steps = {c.name: timed_steps(make(c, size), size) for c in CANDIDATES}
-    products = {
-        f"products {name}": lambda name=name: product_seconds(
-            dim=size.dim, batch=size.batch, dtype=dtype(name)
-        )
-        for name in OPERANDS
-    }
-    timed = interleaved({**steps, **products, "copy": copy_rate}, options.repeats)
-    del steps
+    work: dict[str, Callable[[], float]] = {"copy": copy_rate}
+    for name in OPERANDS:
+        shape = {"dim": size.dim, "batch": size.batch, "dtype": dtype(name)}
+        work[f"products {name}"] = partial(product_seconds, **shape)
+        work[f"best {name}"] = partial(best_product_rate, dtype(name))
+    timed = interleaved(
+        {**work, **{c.name: timed_steps(make(c, size), size) for c in CANDIDATES}},
+        options.repeats,
+    )
     middle = {name: statistics.median(values) for name, values in timed.items()}
     rows: list[dict[str, Cell]] = []
     for candidate in CANDIDATES:
         least = size.classes * middle[f"products {candidate.operands}"]
         least += moved_bytes(candidate, size) / middle["copy"]
-        peak = peak_bytes(candidate, size, threads=options.threads)
+        peak = peaks[candidate.name]
         rows.append(
             {
                 "head": candidate.name,
@@ -82,10 +85,9 @@ def compare(options: argparse.Namespace, size: Size) -> tuple[list[dict[str, Cel
     ]
     for name in OPERANDS:
         rate = 8 * size.dim * size.batch / middle[f"products {name}"]
-        best = best_product_rate(dtype(name))
         notes.append(
             f"products of these shapes in {name}: {rate / 1e9:.0f} Gop/s,"
-            f" {100 * rate / best:.0f} % of a large square one's"
+            f" {100 * rate / middle[f'best {name}']:.0f} % of a large square one's"
         )
     notes.append(f"errors: first step at {options.truth:,} classes, to the dense head in float64")
     return rows, notes

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from xml.sax.saxutils import escape
 
 WIDTH, HEIGHT = 380, 300
@@ -61,7 +62,7 @@ def _panel(panel: Panel, across: str) -> list[str]:
     for value in _ticks(y_low, y_high):
         wall, y = at(10.0**x_low, value)
         drawn += [_line(wall, y, WIDTH - RIGHT, y), _text(f"{value:g}", wall - 6, y + 4, "end")]
-    for curve, colour in zip(panel.curves, COLOURS, strict=False):
+    for curve, colour in zip(panel.curves, cycle(COLOURS), strict=False):
         places = [at(*point) for point in curve.points]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         drawn.append(
@@ -75,7 +76,7 @@ def _panel(panel: Panel, across: str) -> list[str]:
 def _key(curves: Sequence[Curve], width: int) -> list[str]:
     drawn = []
     each = (width - LEFT) / len(curves)
-    for index, (curve, colour) in enumerate(zip(curves, COLOURS, strict=False)):
+    for index, (curve, colour) in enumerate(zip(curves, cycle(COLOURS), strict=False)):
         x, y = LEFT + index * each, HEIGHT - 12
         drawn.append(_line(x, y, x + 24, y, f'stroke="{colour}" stroke-width="2"{_dashes(curve)}'))
         drawn.append(_text(curve.name, x + 30, y + 4, "start"))
