@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from data_pipeline.augment import Augmentation
@@ -16,15 +17,15 @@ from data_pipeline.loader import Loader
 from data_pipeline.pairs import PairSet
 from data_pipeline.plan import Plan, share
 from sharded_fc import ShardedHead
-from sharded_fc.margins import ArcFace, CosFace
 from trainer import backbones, schedule
 from trainer.backbones import table
-from trainer.config import CosFaceConfig, RunConfig
+from trainer.config import RunConfig
 from trainer.engine import Engine
 from trainer.errors import RunError
+from trainer.margins import class_margins, make_margin
 from trainer.topology import Topology
 
-PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,8 @@ def build(config: RunConfig, topology: Topology) -> Parts:
     """Open the data and make network, engine and head, all seeded by the run.
 
     Raises:
-        RunError: there are fewer micro-batches or identities than ranks.
+        RunError: there are fewer micro-batches or identities than ranks, or the head's numbers do
+            not go together.
         DataError: a dataset is missing or damaged.
     """
     dataset = Dataset.open(Path(config.data.path))
@@ -71,19 +73,6 @@ def build(config: RunConfig, topology: Topology) -> Parts:
         recompute=config.engine.recompute,
         topology=topology,
     )
-    head = ShardedHead(
-        dataset.num_identities,
-        config.backbone.embedding_dim or table.row(config.backbone.name).embedding_dim,
-        margin=margin(config),
-        scale=config.head.scale,
-        group=topology.group,
-        learning_rate=config.optimizer.learning_rate * config.head.learning_rate_ratio,
-        momentum=config.head.momentum,
-        weight_decay=config.head.weight_decay,
-        compute_dtype=PRECISION[config.head.precision],
-        seed=config.seed,
-        device=topology.device,
-    )
     return Parts(
         plan=Plan(
             tuple(shard.samples for shard in dataset.shards),
@@ -95,17 +84,44 @@ def build(config: RunConfig, topology: Topology) -> Parts:
         dataset=dataset,
         micro_batches=share(config.batch.micro_batches, topology.rank, topology.world_size),
         engine=engine,
-        head=head,
+        head=_head(config, dataset, topology),
         verification=verification,
     )
 
 
-def margin(config: RunConfig) -> CosFace | ArcFace:
-    """The head's margin."""
-    chosen = config.head.margin
-    if isinstance(chosen, CosFaceConfig):
-        return CosFace(chosen.margin)
-    return ArcFace(chosen.margin_rad, gradient=chosen.gradient)
+def _head(config: RunConfig, dataset: Dataset, topology: Topology) -> ShardedHead:
+    head = config.head
+    margin = make_margin(head.margin)
+    class_margin = None
+    if head.class_margins is not None:
+        images = np.bincount(dataset.labels(), minlength=dataset.num_identities)
+        class_margin = class_margins(head.class_margins, margin, images)
+    try:
+        return ShardedHead(
+            dataset.num_identities,
+            config.backbone.embedding_dim or table.row(config.backbone.name).embedding_dim,
+            margin=margin,
+            class_margin=class_margin,
+            scale=head.scale,
+            sub_centres=head.sub_centres,
+            group=topology.group,
+            learning_rate=config.optimizer.learning_rate * head.learning_rate_ratio,
+            learning_rate_ratios=head.learning_rate_ratios,
+            optimizer=head.optimizer,
+            momentum=head.momentum,
+            betas=head.betas,
+            eps=head.eps,
+            weight_decay=head.weight_decay,
+            clip_row_norm=head.clip_row_norm,
+            conflict_cosine=head.conflict_cosine,
+            compute_dtype=None if head.precision == "auto" else DTYPES[head.precision],
+            dtype=DTYPES[head.storage],
+            state_dtype=None if head.state_storage is None else DTYPES[head.state_storage],
+            seed=config.seed,
+            device=topology.device,
+        )
+    except ValueError as error:
+        raise RunError(f"head: {error}") from error
 
 
 def loader(

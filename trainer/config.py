@@ -6,31 +6,18 @@ answers at once; turning the tree into objects is `trainer/build.py`'s work.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from trainer.backbones.table import BACKBONES
+from trainer.config_fields import NonNegative, Positive, Rate, Share, ShareBelowOne, config
+from trainer.config_head import HeadConfig
 from trainer.errors import RunFileError
-
-T = TypeVar("T")
 
 RUN_NAME = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 """A run's name is a folder, a label and a job id: an RFC 1123 label is safe as all three."""
-
-Positive = Annotated[int, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(Field,))
-def config(cls: type[T]) -> type[T]:
-    """A frozen dataclass that refuses unknown fields and values out of range wherever built."""
-    strict = dataclass(frozen=True, kw_only=True, slots=True, config=ConfigDict(extra="forbid"))
-    return strict(cls)  # pyright: ignore[reportReturnType]
 
 
 def _known_backbone(name: str) -> str:
@@ -83,46 +70,13 @@ class BackboneConfig:
 
 
 @config
-class CosFaceConfig:
-    """Additive cosine margin (arXiv:1801.09414)."""
-
-    name: Literal["cosface"] = "cosface"
-    margin: Share = 0.4
-
-
-@config
-class ArcFaceConfig:
-    """Additive angular margin (arXiv:1801.07698)."""
-
-    name: Literal["arcface"] = "arcface"
-    margin_rad: Annotated[float, Field(ge=0, lt=3.14159)] = 0.5
-    gradient: Literal["exact", "straight_through"] = "exact"
-    """`straight_through` drops sin(theta + m) / sin(theta), as the most used public code does."""
-
-
-@config
-class HeadConfig:
-    """The class-sharded margin softmax."""
-
-    margin: Annotated[CosFaceConfig | ArcFaceConfig, Field(discriminator="name")] = CosFaceConfig()
-    scale: Rate = 64.0
-    """Factor s of the cosines."""
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: NonNegative = 5e-4
-    learning_rate_ratio: Rate = 1.0
-    """The head's learning rate over the backbone's."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Operands of the products; sums and rows stay fp32."""
-
-
-@config
 class OptimizerConfig:
     """The backbone's optimizer."""
 
     name: Literal["sgd", "adamw"] = "sgd"
     learning_rate: Rate = 0.1
     """Peak of the schedule."""
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    momentum: ShareBelowOne = 0.9
     """Of SGD; AdamW has its usual 0.9 and 0.999."""
     weight_decay: NonNegative = 5e-4
     clip_norm: Rate | None = 5.0

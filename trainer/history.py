@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from data_pipeline.plan import share
-from trainer.step import StepOutcome
+from trainer.step import StepOutcome, read_numbers
 from trainer.topology import Topology
 
 
@@ -82,13 +82,11 @@ class History:
         """
         flags, digests = self._gather([int(stop), bad_samples])
         steps, self._steps = self._steps, []
-        values = (
-            torch.stack([step.outcome.values() for step in steps]).tolist() if steps else []
-        )  # the interval's only wait for the device
+        values = read_numbers([step.outcome for step in steps])  # the interval's only wait
         return Interval(
             records=[
-                self._record(step, dict(zip(StepOutcome.FIELDS, row, strict=True)), micro)
-                for step, row, micro in zip(steps, values, digests, strict=True)
+                self._record(step, numbers, micro)
+                for step, numbers, micro in zip(steps, values, digests, strict=True)
             ],
             stop=any(rank[0] for rank in flags),
             new_bad_samples=sum(rank[1] for rank in flags),
@@ -97,11 +95,16 @@ class History:
     def _record(self, step: _Step, values: dict[str, float], digests: list[int]) -> dict[str, Any]:
         samples_seen = step.number * self.batch_size
         stayed = {"head": not values.pop("committed"), "backbone": bool(values.pop("skipped"))}
+        used_maximum = bool(values.pop("used_maximum"))
+        of_margin = [name for name in values if name.startswith("margin.")]
+        margin = {name.removeprefix("margin."): values.pop(name) for name in of_margin}
         return {
             "step": step.number,
             "epoch": samples_seen / self.samples_an_epoch,
             "samples_seen": samples_seen,
             **values,
+            "margin": margin,
+            "used_maximum": used_maximum,
             "skipped": [part for part, still in stayed.items() if still],
             "learning_rate": step.learning_rate,
             "samples": combine(digests),

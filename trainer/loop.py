@@ -26,11 +26,15 @@ from trainer.config import RunConfig, plain
 from trainer.errors import RunError
 from trainer.evaluate.embed import verify
 from trainer.history import History
+from trainer.margins import margin_state
 from trainer.metrics import Metrics, truncate_history
 from trainer.step import train_step
 from trainer.topology import Topology
 
 log = logging.getLogger("facescale")
+
+MOST_CONFLICTS = 1000
+"""Pairs of classes that a person may look through."""
 
 
 def run_worker(
@@ -103,6 +107,7 @@ class _Run:
                         stopping = self._publish(stop=stop.requested, bar=bar)
                     if last or (every.evaluate and self.step % every.evaluate == 0):
                         self._evaluate(bar)
+                        self._look_at_centres(bar)
                     if save or stopping:
                         self._save()
             finally:
@@ -141,6 +146,7 @@ class _Run:
             self.metrics.bad_samples(self.bad_samples.new_by_reason())
         if interval.new_bad_samples:
             self.bad_samples.share()
+        interval.records[-1]["margin"] |= margin_state(self.parts.head)
         self.metrics.step(interval.records)
         self._tell(summary(interval.records, steps=self.config.steps), bar)
         return interval.stop
@@ -161,6 +167,29 @@ class _Run:
             self._tell(
                 f"{name}: accuracy {result.accuracy:.2%} ± {result.accuracy_std:.2%}"
                 f" over {result.num_pairs} pairs",
+                bar,
+            )
+
+    def _look_at_centres(self, bar: "tqdm[NoReturn]") -> None:
+        """Publish what the centres are like, and list the pairs that may be one person."""
+        head, conflict_cosine = self.parts.head, self.config.head.conflict_cosine
+        centres = head.summary()
+        lengths = {
+            "shortest": centres.shortest,
+            "mean": centres.mean_length,
+            "longest": centres.longest,
+        }
+        self.metrics.centres(never_seen=centres.never_seen, lengths=lengths)
+        if conflict_cosine is not None:
+            path = self.folder / run_folder.CONFLICTS
+            try:
+                pairs = head.merge_suggestions(path, threshold=conflict_cosine, most=MOST_CONFLICTS)
+            except OSError as error:
+                log.warning("%s is not written, the training goes on: %s", path.name, error)
+                return
+            self._tell(
+                f"{pairs.found} pairs of centres above cosine {conflict_cosine};"
+                f" {path.name} has the {pairs.written} most alike",
                 bar,
             )
 

@@ -18,7 +18,14 @@ from typing import Any
 
 from trainer.process import process_mark, resident_memory_bytes
 from trainer.run_folder import write_atomically
-from trainer.series import LABEL_VALUES, MAX_LABEL_VALUES, PARTS, PHASES, TABLE
+from trainer.series import (
+    HEAD_STATISTICS,
+    LABEL_VALUES,
+    MAX_LABEL_VALUES,
+    PARTS,
+    PHASES,
+    TABLE,
+)
 from trainer.snapshot import FORMAT, dump, read_snapshot, snapshot_path
 
 _log = logging.getLogger(__name__)
@@ -26,20 +33,14 @@ _log = logging.getLogger(__name__)
 HISTORY = "metrics/history.jsonl"
 EVALUATIONS = "metrics/evaluations.jsonl"
 
-_COPIED = (
-    "epoch",
-    "loss",
-    "learning_rate",
-    "gradient_norm",
-    "target_cosine",
-    "hardest_negative_cosine",
-)
+_COPIED = ("epoch", "loss", "learning_rate", "gradient_norm", *HEAD_STATISTICS, "margin")
 """Fields of a step's record that are series of the same name."""
 
 _KEPT_OVER_RESTARTS = tuple(
     series.name
     for series in TABLE
-    if series.kind == "gauge" and series.name.startswith(("verification_", "checkpoint_"))
+    if series.kind == "gauge"
+    and series.name.startswith(("verification_", "checkpoint_", "centre_", "never_seen_"))
 )
 
 
@@ -90,6 +91,7 @@ class Metrics:
                 "world_size": world_size,
                 "attempt": attempt,
                 "skipped_steps_total": dict.fromkeys(PARTS, 0),
+                "maximum_steps_total": 0,
                 "checkpoints_total": 0,
                 "checkpoint_failures_total": 0,
             }
@@ -138,6 +140,12 @@ class Metrics:
             self._values.setdefault(series, {})[name] = value
         self._publish()
 
+    def centres(self, *, never_seen: float, lengths: Mapping[str, float]) -> None:
+        """Publish figures of all ranks' centres; `lengths` are named shortest, mean, longest."""
+        if self._rank == 0:
+            self._values |= {"never_seen_ratio": never_seen, "centre_length": dict(lengths)}
+            self._publish()
+
     def checkpoint(self, *, seconds: float, size_bytes: int, succeeded: bool = True) -> None:
         """Publish that a checkpoint was tried; a failed one leaves the last good one's numbers."""
         if self._rank != 0:
@@ -170,6 +178,7 @@ class Metrics:
             images = sum(r["images_per_second"] * r["seconds"]["total"] for r in records)
             values["images_per_second"] = images / total
         for record in records:
+            values["maximum_steps_total"] += record["used_maximum"]
             for part in record.get("skipped", ()):
                 values["skipped_steps_total"][part] += 1
 

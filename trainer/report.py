@@ -23,6 +23,7 @@ from trainer.report_charts import (
     stacked_chart,
 )
 from trainer.report_data import RunData, as_number, flatten, read_run, smooth
+from trainer.report_head import head
 from trainer.report_html import STYLE, Html, grid, join, page, section, tag, tile
 from trainer.report_tables import date, duration, size, table
 from trainer.report_verification import interval, newest, verification
@@ -38,7 +39,8 @@ def write(folder: Path) -> Path:
     """Write `report.html` into a run folder and return its path."""
     run = read_run(folder)
     path = folder / "report.html"
-    body = tag("main", _header(run), verification(run), _training(run), _speed(run), _record(run))
+    sections = (verification(run), _training(run), head(run), _speed(run), _record(run))
+    body = tag("main", _header(run), *sections)
     write_atomically(path, page(title=f"{run.name} · facescale", style=STYLE, body=body))
     return path
 
@@ -91,15 +93,6 @@ def _tiles(run: RunData) -> list[tuple[str, str]]:
 def _training(run: RunData) -> Html:
     steps, at = run.steps, run.steps.mean("step")
     loss, marks = steps.mean("loss"), run.steps.restarts()
-    cosines = [
-        Line(name=label, x=at, y=steps.mean(name), colour=colour)
-        for colour, (name, label) in enumerate(
-            (
-                ("target_cosine", "own centre (target)"),
-                ("hardest_negative_cosine", "nearest other centre"),
-            )
-        )
-    ]
     return section(
         "Training",
         grid(
@@ -120,13 +113,6 @@ def _training(run: RunData) -> Html:
                 y=Axis(label="loss (nats)"),
                 marks=marks,
                 note=_loss_note(run),
-            ),
-            line_chart(
-                "Cosine of a face with its own and the nearest other centre",
-                cosines,
-                x=_STEP,
-                y=Axis(label="cosine"),
-                marks=marks,
             ),
             line_chart(
                 "Learning rate",

@@ -17,7 +17,7 @@ import yaml
 
 from trainer.metrics import EVALUATIONS, HISTORY, read_lines
 from trainer.report_charts import Array
-from trainer.series import PHASES
+from trainer.series import HEAD_STATISTICS, MAX_LABEL_VALUES, PHASES
 from trainer.snapshot import read_snapshots
 
 POINTS = 400  # a chart is about 480 pixels wide
@@ -27,19 +27,22 @@ _FIELDS = (
     "samples_seen",
     "loss",
     "learning_rate",
-    "target_cosine",
-    "hardest_negative_cosine",
+    *HEAD_STATISTICS,
     "gradient_norm",
     "images_per_second",
     "time",
     "attempt",
 )
 _SECONDS = (*PHASES[:-1], "total")
+_MARGIN = "margin."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Steps:
-    """The history as columns, a number a step; seconds are columns named by their part."""
+    """The history as columns, a number a step.
+
+    Seconds are columns named by their part, what the margin tells are `margin.<quantity>`.
+    """
 
     column: Mapping[str, Array]
 
@@ -66,6 +69,10 @@ class Steps:
         """Mean seconds of a step that no named part took, in each stretch."""
         named = sum(self.mean(part) for part in PHASES[:-1])
         return np.maximum(self.mean("total") - named, 0.0)
+
+    def margin_columns(self) -> list[str]:
+        """The columns that the margin of this run has."""
+        return sorted(name for name in self.column if name.startswith(_MARGIN))
 
     def restarts(self) -> list[float]:
         """The steps at which a new attempt begins."""
@@ -128,8 +135,22 @@ def read_steps(path: Path) -> Steps:
             columns[name].append(as_number(record.get(name)))
         for name in _SECONDS:
             columns[name].append(as_number(seconds.get(name) if _is_map(seconds) else None))
+        _append_margin(columns, record.get("margin"))
     column = {name: np.array(values) for name, values in columns.items()}
     return Steps(column={**column, "images": column["images_per_second"] * column["total"]})
+
+
+def _append_margin(columns: dict[str, "array[float]"], margin: Any) -> None:
+    """Add one step's quantities; one that comes up late has gaps before, one left out has one."""
+    length = len(columns["step"])
+    for name, value in margin.items() if _is_map(margin) else ():
+        if len(columns) < len(_FIELDS) + len(_SECONDS) + MAX_LABEL_VALUES:
+            column = columns.setdefault(_MARGIN + name, array("d"))
+            column.extend([math.nan] * (length - 1 - len(column)))
+            column.append(as_number(value))
+    for name, column in columns.items():
+        if name.startswith(_MARGIN):
+            column.extend([math.nan] * (length - len(column)))
 
 
 def smooth(values: Array, *, width: float) -> Array:

@@ -1,6 +1,7 @@
 """The folder of one run: what is in it, and which changes of the run file it accepts.
 
-    runs/<name>/  run.yaml  checkpoints/  metrics/  logs/  attempts.jsonl  report.html  [stop]
+    runs/<name>/  run.yaml  checkpoints/  metrics/  logs/  attempts.jsonl  report.html
+                  [conflicts.csv]  [stop]
 
 A run of the same name continues. What would change the meaning of its samples or weights is
 refused; what only changes how long, where or how often may differ.
@@ -19,6 +20,7 @@ MAY_CHANGE = (
     "data.threads",
     "data.bad_sample_budget",
     "head.precision",
+    "head.conflict_cosine",
     "engine",
     "verify",
     "every",
@@ -29,6 +31,7 @@ MAY_CHANGE = (
 """Fields (with what lies under them) that a continued run may have otherwise."""
 
 STOP_FILE = "stop"
+CONFLICTS = "conflicts.csv"
 
 
 def prepare(config: RunConfig) -> Path:

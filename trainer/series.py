@@ -23,6 +23,7 @@ LABEL_VALUES: dict[str, re.Pattern[str]] = {
     "phase": re.compile("|".join(PHASES)),
     "cause": re.compile("|".join(PARTS)),
     "reason": re.compile(r"[a-z][a-z0-9_]{0,31}"),
+    "quantity": re.compile(r"[a-z][a-z0-9_]{0,31}"),
 }
 """What a label may hold; `run` and `rank` come from a snapshot's checked header."""
 
@@ -64,7 +65,7 @@ def _gauge(
     name: str,
     help: str,
     labels: tuple[str, ...] = _RUN,
-    unit: Literal["", "images per second"] = "",
+    unit: Literal["", "ratio", "images per second"] = "",
 ) -> Series:
     return Series(name=name, kind="gauge", unit=unit or _unit(name), help=help, labels=labels)
 
@@ -77,6 +78,32 @@ def _unit(name: str) -> Literal["", "seconds", "bytes", "ratio"]:
     last = name.removesuffix("_total").rpartition("_")[2]
     return last if last in ("seconds", "bytes", "ratio") else ""
 
+
+_HEAD: tuple[Series, ...] = (
+    _gauge("target_cosine", "Mean cosine between a face and its own centre, newest step."),
+    _gauge(
+        "target_cosine_p05",
+        "Cosine with the own centre that a twentieth of the faces stay below, newest step.",
+    ),
+    _gauge(
+        "hardest_negative_cosine",
+        "Mean cosine between a face and its nearest other centre, newest step.",
+    ),
+    _gauge("top1", "Share of faces nearest to their own centre, newest step.", unit="ratio"),
+    _gauge(
+        "negative_mass",
+        "Mean probability that a face's softmax gives to all other centres, newest step.",
+        unit="ratio",
+    ),
+    _gauge(
+        "conflict_share",
+        "Share of negative cosines above head.conflict_cosine, newest step; 0 without one.",
+        unit="ratio",
+    ),
+)
+
+HEAD_STATISTICS: tuple[str, ...] = tuple(series.name for series in _HEAD)
+"""What the head tells of each step: its statistic, the history's field and the series alike."""
 
 TABLE: tuple[Series, ...] = (
     # what is running
@@ -111,11 +138,22 @@ TABLE: tuple[Series, ...] = (
         ("run", "cause"),
     ),
     # the face head
-    _gauge("target_cosine", "Mean cosine between a face and its own centre, newest step."),
+    *_HEAD,
     _gauge(
-        "hardest_negative_cosine",
-        "Mean cosine between a face and its nearest other centre, newest step.",
+        "margin",
+        "What the margin measures and carries from step to step, newest step.",
+        ("run", "quantity"),
     ),
+    _counter(
+        "maximum_steps_total",
+        "Steps whose logits left the range of the constant shift, so that their maximum was "
+        "taken, in this attempt.",
+    ),
+    _gauge(
+        "never_seen_ratio",
+        "Share of centres that were the nearest of their class to no face yet, newest evaluation.",
+    ),
+    _gauge("centre_length", "Length of the centres, newest evaluation.", ("run", "quantity")),
     # data
     _counter(
         "bad_samples_total",

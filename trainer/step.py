@@ -9,47 +9,43 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from data_pipeline.batch import FaceBatch
-from sharded_fc import ShardedHead
+from sharded_fc import ShardedHead, Statistics
 from trainer.engine import Engine
 from trainer.layers.batch_norm import apply_statistics, recording
+from trainer.series import HEAD_STATISTICS
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepOutcome:
     """What a step did, still on the device; equal on every rank but for `seconds`."""
 
-    FIELDS: ClassVar[tuple[str, ...]] = (
-        "loss",
-        "target_cosine",
-        "hardest_negative_cosine",
-        "gradient_norm",
-        "committed",
-        "skipped",
-    )
-
-    loss: Float[Tensor, ""]
-    target_cosine: Float[Tensor, ""]
-    hardest_negative_cosine: Float[Tensor, ""]
+    statistics: Statistics
+    """Of the head."""
     gradient_norm: Float[Tensor, ""]
     """Of the backbone before clipping; zero where it is not finite."""
-    committed: Bool[Tensor, ""]
-    """The head's rows moved."""
     skipped: bool
     """The backbone did not move: the head had not, or a gradient was not finite."""
     timer: "PhaseTimer"
 
-    def values(self) -> Float[Tensor, " fields"]:
-        """`FIELDS` in one tensor, so that reading a step waits for the device once."""
-        skipped = self.loss.new_tensor(float(self.skipped))
-        fields = [getattr(self, name) for name in self.FIELDS if name != "skipped"]
-        return torch.stack([*(value.detach().float() for value in fields), skipped])
+    def numbers(self) -> dict[str, Float[Tensor, ""]]:
+        """All but the times, by name; those of the margin come last, as `margin.<name>`."""
+        statistics = self.statistics
+        return {
+            "loss": statistics.loss,
+            **{name: getattr(statistics, name) for name in HEAD_STATISTICS},
+            "gradient_norm": self.gradient_norm,
+            "committed": statistics.committed,
+            "used_maximum": statistics.used_maximum,
+            "skipped": statistics.loss.new_tensor(float(self.skipped)),
+            **{f"margin.{name}": value for name, value in statistics.margin.items()},
+        }
 
     def seconds(self) -> dict[str, float]:
         """What forward, head, backward and optimizer took; waits for the device."""
@@ -94,8 +90,7 @@ def train_step(
     engine.backward(torch.stack(parts).sum())
     timer.end("backward")
 
-    committed = output.statistics.committed
-    moved = engine.step(learning_rate, allowed=committed)
+    moved = engine.step(learning_rate, allowed=output.statistics.committed)
     if moved.applied:
         apply_statistics(
             records,
@@ -105,14 +100,21 @@ def train_step(
         )
     timer.end("optimizer")
     return StepOutcome(
-        loss=output.loss.detach(),
-        target_cosine=output.statistics.target_cosine,
-        hardest_negative_cosine=output.statistics.hardest_negative_cosine,
+        statistics=output.statistics,
         gradient_norm=moved.gradient_norm,
-        committed=committed,
         skipped=not moved.applied,
         timer=timer,
     )
+
+
+def read_numbers(outcomes: Sequence[StepOutcome]) -> list[dict[str, float]]:
+    """The numbers of some steps, on the host; waits for the device once."""
+    if not outcomes:
+        return []
+    numbers = [outcome.numbers() for outcome in outcomes]
+    values = torch.stack([value.detach().float() for row in numbers for value in row.values()])
+    rows = values.reshape(len(outcomes), -1).tolist()
+    return [dict(zip(numbers[0], row, strict=True)) for row in rows]
 
 
 class PhaseTimer:

@@ -110,16 +110,6 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
         "Training",
         (
             _panel("Loss", "loss"),
-            Panel(
-                title="Cosine with own and nearest other centre",
-                queries=(
-                    (query("target_cosine"), "own centre"),
-                    (query("hardest_negative_cosine"), "nearest other"),
-                ),
-                help="The two must part; a target that falls towards the other is a collapsing "
-                "head.",
-                unit="none",
-            ),
             _panel("Learning rate", "learning_rate", low=0.0),
             _panel("Gradient norm of the backbone", "gradient_norm", low=0.0),
             _panel("Passes over the data", "epoch", low=0.0),
@@ -130,6 +120,35 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 unit="none",
                 low=0.0,
                 warn_above=1.0,
+            ),
+        ),
+    ),
+    (
+        "Head",
+        (
+            Panel(
+                title="Cosine with own and nearest other centre",
+                queries=(
+                    (query("target_cosine"), "own centre"),
+                    (query("target_cosine_p05"), "own centre, 5 % below"),
+                    (query("hardest_negative_cosine"), "nearest other"),
+                ),
+                help="The two must part; a target that falls towards the other is a collapsing "
+                "head.",
+                unit="none",
+            ),
+            _panel("Faces nearest to their own centre", "top1", low=0.0, high=1.0),
+            _panel("Probability of all other centres", "negative_mass", low=0.0, high=1.0),
+            _panel("Negatives above conflict_cosine", "conflict_share", low=0.0),
+            _panel("What the margin tells", "margin", legend="{{quantity}}"),
+            _panel("Centres never seen", "never_seen_ratio", low=0.0),
+            _panel("Length of the centres", "centre_length", legend="{{quantity}}", low=0.0),
+            Panel(
+                title="Steps that needed the maximum",
+                queries=((_increase("maximum_steps_total"), ""),),
+                help=BY_NAME["maximum_steps_total"].help,
+                unit="none",
+                low=0.0,
             ),
         ),
     ),

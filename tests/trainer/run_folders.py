@@ -17,7 +17,13 @@ def step_record(step: int, **changes: Any) -> dict[str, Any]:
         "loss": 10.0 / step,
         "learning_rate": 0.1,
         "target_cosine": 0.5,
+        "target_cosine_p05": 0.3,
         "hardest_negative_cosine": 0.25,
+        "top1": 0.75,
+        "negative_mass": 0.4,
+        "conflict_share": 1e-4,
+        "margin": {"t": 0.125},
+        "used_maximum": False,
         "gradient_norm": 2.0,
         "samples": f"{step:016x}",
         "seconds": {
@@ -60,6 +66,7 @@ def publish(folder: Path, *, steps: int, rank: int = 0, world_size: int = 1) -> 
     )
     metrics.step([step_record(step) for step in range(1, steps + 1)])
     metrics.evaluation(evaluation_record(steps))
+    metrics.centres(never_seen=0.01, lengths={"shortest": 0.5, "mean": 1.0, "longest": 2.0})
     metrics.checkpoint(seconds=0.5, size_bytes=4096)
     metrics.bad_samples({"decode": 2})
     return metrics

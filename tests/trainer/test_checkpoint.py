@@ -63,7 +63,7 @@ class Run:
                 micro_batches=mine,
                 total_micro_batches=M,
                 learning_rate=self.rate / (step + 1),
-            ).loss.item()
+            ).statistics.loss.item()
             for step in steps
         ]
 

@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from trainer import config
-from trainer.config import ArcFaceConfig, RunConfig
+from trainer.config import RunConfig
+from trainer.config_margin import ArcFaceConfig
 from trainer.errors import RunFileError
 
 SMALLEST = {"name": "first", "steps": 10, "data": {"path": "faces"}}

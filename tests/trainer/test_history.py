@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from sharded_fc import Statistics
 from trainer.history import History, combine
 from trainer.step import PhaseTimer, StepOutcome
 from trainer.topology import Topology
@@ -9,12 +10,22 @@ from trainer.topology import Topology
 def outcome(loss: float) -> StepOutcome:
     timer = PhaseTimer(torch.device("cpu"))
     timer.end("forward")
-    return StepOutcome(
+    statistics = Statistics(
         loss=torch.tensor(loss),
         target_cosine=torch.tensor(0.5),
+        target_cosine_p05=torch.tensor(-0.25),
         hardest_negative_cosine=torch.tensor(0.25),
+        negative_mass=torch.tensor(0.75),
+        top1=torch.tensor(0.125),
+        conflict_share=torch.tensor(0.0),
+        committed=torch.tensor(data=True),
+        bad_rank=torch.tensor(-1),
+        used_maximum=torch.tensor(data=loss > 0.75),
+        margin={"clamped_share": torch.tensor(0.5, dtype=torch.float64)},
+    )
+    return StepOutcome(
+        statistics=statistics,
         gradient_norm=torch.tensor(2.0),
-        committed=torch.tensor(True),  # noqa: FBT003
         skipped=loss > 0.75,
         timer=timer,
     )
@@ -64,7 +75,11 @@ def test_digests_of_uneven_shares_combine_to_the_same_at_any_world_size(ranks, w
     assert first["samples_seen"] == 20
     assert first["skipped"] == ["backbone"]
     assert results[0][0][0]["skipped"] == []
-    assert first["target_cosine"] == 0.5
+    assert (first["target_cosine"], first["target_cosine_p05"]) == (0.5, -0.25)
+    assert (first["top1"], first["negative_mass"], first["conflict_share"]) == (0.125, 0.75, 0.0)
+    assert first["margin"] == {"clamped_share": 0.5}
+    assert [record["used_maximum"] for record in results[0][0]] == [False, True]
+    assert not any("." in name for name in first)
     assert set(first["seconds"]) == {"data_wait", "forward", "total"}
     assert first["images_per_second"] == 5.0
     assert first["attempt"] == 3

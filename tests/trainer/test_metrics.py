@@ -2,16 +2,18 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sharded_fc import Statistics
 from tests.trainer.run_folders import START, evaluation_record, publish, step_record
 from trainer.metrics import EVALUATIONS, HISTORY, Metrics, read_lines, truncate_history
 from trainer.process import process_alive, process_mark
-from trainer.series import BY_NAME, FROM_EXPORTER, PHASES, PREFIX, TABLE
+from trainer.series import BY_NAME, FROM_EXPORTER, HEAD_STATISTICS, PHASES, PREFIX, TABLE
 from trainer.snapshot import MAX_SNAPSHOT_BYTES, read_snapshot, read_snapshots, snapshot_path
 
 
@@ -26,7 +28,7 @@ def sample(folder: Path, name: str, *labels: str, rank: int = 0) -> float:
 
 
 def test_names_follow_prometheus_rules():
-    allowed = {"run", "rank", "set", "far", "phase", "reason", "cause"}
+    allowed = {"run", "rank", "set", "far", "phase", "reason", "cause", "quantity"}
     for series in TABLE:
         assert series.full_name.startswith(PREFIX)
         assert (series.kind == "counter") == series.name.endswith("_total")
@@ -86,6 +88,16 @@ def test_a_loss_that_is_not_a_number_is_published_as_such(tmp_path: Path):
     assert sample(tmp_path, "loss") != sample(tmp_path, "loss")
     assert sample(tmp_path, "skipped_steps_total", "backbone") == 1
     assert sample(tmp_path, "skipped_steps_total", "head") == 0
+
+
+def test_what_the_head_tells_of_a_step_is_published_under_the_same_names(tmp_path: Path):
+    publish(tmp_path, steps=2).step([step_record(3, top1=0.5, used_maximum=True)])
+    assert sample(tmp_path, "top1") == 0.5
+    assert sample(tmp_path, "margin", "t") == 0.125
+    assert sample(tmp_path, "maximum_steps_total") == 1
+    assert sample(tmp_path, "centre_length", "longest") == 2.0
+    assert sample(tmp_path, "never_seen_ratio") == 0.01
+    assert set(HEAD_STATISTICS) < {field.name for field in fields(Statistics)}
 
 
 def test_counters_begin_at_zero_for_known_labels(tmp_path: Path):

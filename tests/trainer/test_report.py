@@ -19,6 +19,7 @@ from trainer.report_tables import duration, size
 SECTIONS = [
     "Verification on people not in training",
     "Training",
+    "Head",
     "Speed",
     "Attempts",
     "Checkpoints kept",
@@ -74,7 +75,7 @@ def test_a_finished_run_shows_every_chart_and_table(tmp_path: Path):
     text = " ".join((page := written(finished_run(tmp_path))).text)
     assert "60 of 60 steps, finished" in text
     assert "Not measured yet." not in text
-    assert page.count("svg") == 9
+    assert page.count("svg") == 12  # one for the conflicts and one for the margin's t
     for title in SECTIONS:
         assert title in text
     for value in (
@@ -93,7 +94,7 @@ def test_an_empty_folder_says_what_is_missing_and_invents_nothing(tmp_path: Path
     page = written(tmp_path)
     text = " ".join(page.text)
     assert "No step has been recorded yet." in text
-    assert text.count("Not measured yet.") == 10  # nine charts and the split of a step
+    assert text.count("Not measured yet.") == 11  # ten charts and the split of a step
     assert page.count("svg") == 0
 
 
@@ -104,7 +105,25 @@ def test_a_run_without_evaluations_is_honest_about_it(tmp_path: Path):
     text = " ".join((page := written(tmp_path)).text)
     assert "1 of 100 steps, not finished" in text
     assert "verification accuracy: not measured yet" in text
-    assert page.count("svg") == 7
+    assert page.count("svg") == 10
+
+
+def test_what_the_margin_tells_now_and_then_is_a_curve_and_what_never_happens_no_chart(
+    tmp_path: Path,
+):
+    metrics = Metrics(tmp_path, run="a", rank=0, world_size=1, attempt=1)
+    margins = [{"clamped_share": 0.5}, {"clamped_share": 0.25, "bias": 3.0}, "nonsense", {}]
+    metrics.step(
+        [step_record(i, margin=margin, conflict_share=0.0) for i, margin in enumerate(margins, 1)]
+    )
+    steps = read_steps(tmp_path / "metrics" / "history.jsonl")
+    assert steps.margin_columns() == ["margin.bias", "margin.clamped_share"]
+    nan = np.nan
+    np.testing.assert_array_equal(steps.column["margin.bias"], [nan, 3.0, nan, nan])
+    np.testing.assert_array_equal(steps.column["margin.clamped_share"], [0.5, 0.25, nan, nan])
+    text = " ".join(written(tmp_path).text)
+    assert "Margin: clamped share" in text
+    assert "Negatives above conflict_cosine" not in text
 
 
 def test_the_page_needs_no_network_and_no_script(tmp_path: Path):

@@ -17,7 +17,7 @@ from tests.trainer import toy
 from tests.trainer.test_engine import STAGES, Stage, make
 from trainer.engine import Engine
 from trainer.layers.batch_norm import BatchNorm1d, BatchNorm2d
-from trainer.step import StepOutcome, train_step
+from trainer.step import read_numbers, train_step
 
 ATOL = 1e-5
 M = 4
@@ -49,8 +49,8 @@ def run(stage: Stage, kind: type[nn.Module], changes: dict) -> tuple[dict, list[
             total_micro_batches=M,
             learning_rate=rate,
         )
-        outcomes.append(dict(zip(StepOutcome.FIELDS, outcome.values().tolist(), strict=True)))
-    return snapshot(engine, head), outcomes
+        outcomes.append(outcome)
+    return snapshot(engine, head), read_numbers(outcomes)
 
 
 class Reference:
@@ -105,8 +105,8 @@ class Reference:
             torch.testing.assert_close(found["buffers"][name], running, **close)
         for index, row in found["rows"].items():
             state = {"centre": self.head.centre[index], "momentum": self.head.momentum[index]}
-            wanted = {name: value.detach().float() for name, value in state.items()}
-            torch.testing.assert_close(row, wanted, rtol=0.0, atol=ATOL)
+            for name, value in state.items():
+                torch.testing.assert_close(row[name], value.detach().float(), rtol=0.0, atol=ATOL)
 
 
 def whole(step: int) -> list[tuple[Tensor, Tensor]]:
@@ -174,8 +174,7 @@ def poisoned(stage: Stage, where: str) -> tuple[dict, dict, dict[str, float]]:
             learning_rate=0.1,
         )
     assert outcome is not None
-    values = dict(zip(StepOutcome.FIELDS, outcome.values().tolist(), strict=True))
-    return before, snapshot(engine, head), values
+    return before, snapshot(engine, head), read_numbers([outcome])[0]
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -1,0 +1,76 @@
+"""The head's part of a run file: margin, optimizer, precision, and what is said of some classes."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+from pydantic_core import ArgsKwargs
+
+from trainer.config_fields import NonNegative, Positive, Rate, ShareBelowOne, config
+from trainer.config_margin import CosFaceConfig, MarginConfig
+
+ClassRatio = tuple[Annotated[int, Field(ge=0)], Positive, NonNegative]
+"""First class, last class + 1, ratio."""
+
+
+@config
+class ClassMarginsConfig:
+    """Larger margins for people with fewer images (LDAM, arXiv:1906.07413).
+
+    A class with n images has `highest` (smallest n / n)^(1/4), but at least `lowest`; both in the
+    margin's own unit. They replace the margin's number.
+    """
+
+    highest: Annotated[float, Field(gt=0, lt=1.5)]
+    lowest: Annotated[float, Field(ge=0, lt=1.5)] = 0.0
+
+    def __post_init__(self) -> None:
+        if self.lowest > self.highest:
+            raise ValueError(f"lowest = {self.lowest} is above highest = {self.highest}")
+
+
+@config
+class HeadConfig:
+    """The class-sharded margin softmax."""
+
+    margin: MarginConfig = CosFaceConfig()
+    class_margins: ClassMarginsConfig | None = None
+    """Unset gives every class the margin's own number."""
+    scale: Rate = 64.0
+    """Factor s of the cosines."""
+    sub_centres: Positive = 1
+    """Centres of a class, of which the nearest counts (sub-center ArcFace, ECCV 2020)."""
+    optimizer: Literal["sgd", "nesterov", "adamw", "rowwise"] = "sgd"
+    """`rowwise` keeps one number a row instead of a row of momentum."""
+    momentum: ShareBelowOne = 0.9
+    """Of sgd and nesterov."""
+    betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.999)
+    """Of adamw; rowwise uses the second."""
+    eps: Rate = 1e-8
+    """Of adamw and rowwise."""
+    weight_decay: NonNegative = 5e-4
+    clip_row_norm: Rate | None = None
+    """Largest length of a row's gradient; null clips nothing."""
+    learning_rate_ratio: Rate = 1.0
+    """The head's learning rate over the backbone's."""
+    learning_rate_ratios: tuple[ClassRatio, ...] = ()
+    """[first class, last class + 1, ratio], on top of `learning_rate_ratio`; 0 freezes."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
+    """Operands of the products; `auto` is fp32 on CPUs and fp16 on GPUs. Sums are fp32 or more."""
+    storage: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the centres; two bytes are rounded stochastically."""
+    state_storage: Literal["fp32", "bf16"] | None = None
+    """Of what the optimizer keeps; unset is that of the centres, or fp32 beside fp16."""
+    conflict_cosine: Annotated[float, Field(gt=-1, lt=1)] | None = None
+    """Two labels whose faces and centres lie closer may be one person. Counts such negatives, and
+    at evaluations lists such pairs in `conflicts.csv`, comparing every centre with every other."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _say_why_no_global_norm(cls, given: Any) -> Any:
+        fields = given.kwargs if isinstance(given, ArgsKwargs) else given
+        if isinstance(fields, dict) and fields.get("clip_norm") is not None:
+            raise ValueError(
+                "clip_norm under head: a global norm is known only after every row's gradient, and"
+                " the head never holds them all; use clip_row_norm, which bounds each row's"
+            )
+        return given
