@@ -27,6 +27,7 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
+	$(BIN)/python -m sharded_fc.kernels.compile_check
 
 bench: setup
 	$(BIN)/python -m tests.benchmarks

@@ -38,15 +38,14 @@ class Tile:
         return {**shape, "DEPTH": self.depth, "PARTS": self.parts, "num_stages": self.stages}
 
 
-# 32 products a thread: enough loads on their way to fill the memory's pipeline, and room for what
-# is made of them.
-ELEMENTWISE = Tile(rows=64, samples=128, warps=8)
+# 16 products a thread: few registers, so many blocks at a time keep the memory busy.
+ELEMENTWISE = Tile(rows=64, samples=64, warps=8)
 
-# A tile of 128 x 128 in float32 is 64 registers a thread; 256 samples make 128, and need the
-# instructions of sm_90, which read both operands from shared memory.
-_NARROW = Tile(rows=128, samples=64, depth=64, warps=4, stages=3)
-_SQUARE = Tile(rows=128, samples=128, depth=64, warps=8, stages=3)
-_WIDE = Tile(rows=128, samples=256, depth=64, warps=8, stages=3)
+# Tiles of 32, 64 and 128 registers a thread. The widest needs the instructions of sm_90, which read
+# both operands from shared memory, and reads least: 85 operations for each byte out of the cache.
+_NARROW = Tile(rows=128, samples=64, depth=64, warps=8, stages=3)
+_SQUARE = Tile(rows=128, samples=128, depth=64, warps=8, stages=3, parts=2)
+_WIDE = Tile(rows=128, samples=256, depth=64, warps=8, stages=3, parts=4)
 _FULL_PRECISION = Tile(rows=64, samples=64, depth=16, warps=4, stages=3)
 
 HALF_TILES = {80: (_NARROW, _SQUARE), 90: (_NARROW, _SQUARE, _WIDE)}
@@ -58,6 +57,11 @@ def fused_tile(dtype: torch.dtype, batch: int, architecture: int) -> Tile:
     tiles = (FLOAT32_TILES if dtype == torch.float32 else HALF_TILES)[architecture]
     filled = [tile for tile in tiles if tile.samples <= batch]
     return filled[-1] if filled else tiles[0]
+
+
+def power_of_two(number: int) -> int:
+    """The first that is not less."""
+    return 1 << (number - 1).bit_length()
 
 
 @cache

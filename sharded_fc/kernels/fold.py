@@ -20,7 +20,7 @@ _MEASURED_HIGHEST = tl.constexpr(tile.HIGHEST)
 _MEASURED_CONFLICTS = tl.constexpr(tile.CONFLICTS)
 _MEASURED_SIGMOIDS = tl.constexpr(tile.SIGMOIDS)
 
-_FOLDED_BLOCKS, _FOLDED_SAMPLES = 64, 32
+FOLDED_BLOCKS, FOLDED_SAMPLES = 64, 32
 
 
 def empty_partials(
@@ -42,7 +42,7 @@ def add_up(
 ) -> None:
     """Add what the programs of a first visit found to `measures`, as `tile.sum_tile` does."""
     _, blocks, batch = partial.shape
-    fold_kernel[(-(-batch // _FOLDED_SAMPLES),)](
+    fold_kernel[(-(-batch // FOLDED_SAMPLES),)](
         partial,
         measures,
         blocks,
@@ -50,8 +50,8 @@ def add_up(
         conflicts=rules.conflict_logit is not None,
         sigmoid=rules.sigmoid_bias is not None,
         keep_maximum=keep_maximum and rules.sigmoid_bias is None,
-        BLOCKS=_FOLDED_BLOCKS,
-        SAMPLES=_FOLDED_SAMPLES,
+        BLOCKS=FOLDED_BLOCKS,
+        SAMPLES=FOLDED_SAMPLES,
     )
 
 

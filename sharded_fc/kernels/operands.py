@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sharded_fc import tile
+from sharded_fc.kernels.configurations import power_of_two
 
 # The same bound as torch.nn.functional.normalize: a shorter row has no direction.
 _SHORTEST = tl.constexpr(1e-12)
@@ -33,10 +34,15 @@ def unit_rows(
     A row shorter than 1e-12 gives zeros; a length that is not a number stays such.
     """
     num_rows, dim = centre.shape
-    columns = triton.next_power_of_2(dim)
-    shape = {"ROWS": max(_ELEMENTS // columns, 1), "COLUMNS": columns, "num_warps": _WARPS}
-    grid = (-(-num_rows // shape["ROWS"]),)
-    unit_kernel[grid](centre, inverse_norm, out, num_rows, dim, **shape)
+    arguments = shape(dim)
+    grid = (-(-num_rows // arguments["ROWS"]),)
+    unit_kernel[grid](centre, inverse_norm, out, num_rows, dim, **arguments)
+
+
+def shape(dim: int) -> dict[str, int]:
+    """How many rows a program of `unit_rows` takes, and by how many threads."""
+    columns = power_of_two(dim)
+    return {"ROWS": max(_ELEMENTS // columns, 1), "COLUMNS": columns, "num_warps": _WARPS}
 
 
 def gradient_power(target: Float[Tensor, " batch"]) -> Float[Tensor, ""]:

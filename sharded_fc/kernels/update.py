@@ -15,10 +15,12 @@ from torch import Tensor
 
 from sharded_fc.counter import ROUNDING, key_of, signed
 from sharded_fc.kernels import rounding, row_sums
+from sharded_fc.kernels.configurations import power_of_two
 from sharded_fc.optimizer import SGD, AdamW, Optimizer, RowWise
 from sharded_fc.storage import RowSlice
 
 _ELEMENTS = 2048  # of a program, by 128 threads: each has 16, in loads of 16 bytes
+_COLUMNS = 512
 _WARPS = 4
 
 
@@ -37,17 +39,9 @@ def update(
     num_rows, dim = gradient.shape
     tables = [rows.centre, *rows.state.values()]
     keys = [signed(key_of(seed, ROUNDING, tensor)) for tensor in range(len(tables))]
-    whole = triton.next_power_of_2(dim)
-    columns = whole if isinstance(optimizer, RowWise) else min(whole, 512)
-    columns = max(columns, 4)
-    shape = {
-        "moves": learning_rate != 0,
-        "ROWS": max(_ELEMENTS // columns, 1),
-        "COLUMNS": columns,
-        "num_warps": _WARPS,
-        "enable_fp_fusion": False,
-    }
-    grid = (-(-num_rows // shape["ROWS"]), -(-dim // columns))
+    arguments = shape(dim, whole=isinstance(optimizer, RowWise))
+    arguments["moves"] = learning_rate != 0
+    grid = (-(-num_rows // arguments["ROWS"]), -(-dim // arguments["COLUMNS"]))
     where = (rows.first, num_rows, gradient, along, step, skip)
     if isinstance(optimizer, SGD):
         momentum = rows.state.get("momentum")
@@ -62,7 +56,7 @@ def update(
             dim=dim,
             decays=optimizer.weight_decay != 0,
             nesterov=optimizer.nesterov,
-            **shape,
+            **arguments,
         )
     elif isinstance(optimizer, AdamW):
         step_size, inverse_spread = _bias_corrections(optimizer, learning_rate, step)
@@ -84,7 +78,7 @@ def update(
             optimizer.eps,
             1 - learning_rate * optimizer.weight_decay,
             dim=dim,
-            **shape,
+            **arguments,
         )
     else:
         row_wise_kernel[grid](
@@ -99,8 +93,20 @@ def update(
             optimizer.eps,
             1 - learning_rate * optimizer.weight_decay,
             dim=dim,
-            **shape,
+            **arguments,
         )
+
+
+def shape(dim: int, *, whole: bool) -> dict[str, int]:
+    """The tile of a program, which has `whole` rows or a part of them, and its threads.
+
+    Multiplications and additions stay apart, so that each is rounded by itself.
+    """
+    columns = max(power_of_two(dim), 4)
+    if not whole:
+        columns = min(columns, _COLUMNS)
+    rows = max(_ELEMENTS // columns, 1)
+    return {"ROWS": rows, "COLUMNS": columns, "num_warps": _WARPS, "enable_fp_fusion": False}
 
 
 def _bias_corrections(

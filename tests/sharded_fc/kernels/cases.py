@@ -40,6 +40,11 @@ class Chunk:
     offset: Tensor
     target: Tensor
 
+    def to(self, device: torch.device) -> "Chunk":
+        """The same chunk on a device."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if value is not None}
+        return Chunk(**{"class_range": None, **moved})
+
     @property
     def product(self) -> Tensor:
         """Rows times embeddings."""

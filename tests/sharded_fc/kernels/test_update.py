@@ -45,25 +45,28 @@ def steps(
     along: bool = True,
     skipped: tuple[int, ...] = (),
     rates: tuple[float, ...] = (0.1, 0.0, 0.2),
+    device: torch.device | str = "cpu",
 ) -> list[list[Tensor]]:
     """Every table after a few steps, by the kernel and by torch."""
     from sharded_fc.kernels import update
     from sharded_fc.storage import RowSlice
 
-    centre, gradient = tables(dtype, width, rows=9)
+    centre, gradient = (table.to(device) for table in tables(dtype, width, rows=9))
     answers = []
     for by_kernel in (True, False):
         state = {
-            name: torch.zeros(9, columns, dtype=torch.float32 if columns == 1 else state_dtype)
+            name: torch.zeros(
+                9, columns, dtype=torch.float32 if columns == 1 else state_dtype, device=device
+            )
             for name, columns in optimizer.state_widths(width).items()
         }
         rows = RowSlice(centre.clone(), state, FIRST_ROW)
         for number, rate in enumerate(rates):
             arguments = {
                 "learning_rate": rate,
-                "step": torch.tensor(number),
+                "step": torch.tensor(number, device=device),
                 "seed": SEED,
-                "skip": torch.tensor(number in skipped),
+                "skip": torch.tensor(number in skipped, device=device),
             }
             parts = (gradient.clone() * (number + 1), gradient[:, 0] * 0.1 if along else None)
             if by_kernel:
