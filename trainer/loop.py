@@ -22,6 +22,7 @@ from tqdm import tqdm
 from data_pipeline.loader import LoadedStep
 from trainer import build, checkpoint, run_folder
 from trainer.bad_samples import BadSamples
+from trainer.centres import publish_centres, write_conflicts
 from trainer.config import RunConfig, plain
 from trainer.errors import RunError
 from trainer.evaluate.embed import verify
@@ -32,9 +33,6 @@ from trainer.step import train_step
 from trainer.topology import Topology
 
 log = logging.getLogger("facescale")
-
-MOST_CONFLICTS = 1000
-"""Pairs of classes that a person may look through."""
 
 
 def run_worker(
@@ -171,27 +169,11 @@ class _Run:
             )
 
     def _look_at_centres(self, bar: "tqdm[NoReturn]") -> None:
-        """Publish what the centres are like, and list the pairs that may be one person."""
-        head, conflict_cosine = self.parts.head, self.config.head.conflict_cosine
-        centres = head.summary()
-        lengths = {
-            "shortest": centres.shortest,
-            "mean": centres.mean_length,
-            "longest": centres.longest,
-        }
-        self.metrics.centres(never_seen=centres.never_seen, lengths=lengths)
-        if conflict_cosine is not None:
-            path = self.folder / run_folder.CONFLICTS
-            try:
-                pairs = head.merge_suggestions(path, threshold=conflict_cosine, most=MOST_CONFLICTS)
-            except OSError as error:
-                log.warning("%s is not written, the training goes on: %s", path.name, error)
-                return
-            self._tell(
-                f"{pairs.found} pairs of centres above cosine {conflict_cosine};"
-                f" {path.name} has the {pairs.written} most alike",
-                bar,
-            )
+        publish_centres(self.parts.head, self.metrics)
+        limit = self.config.head.conflict_cosine
+        if limit is not None:
+            conflicts = self.folder / run_folder.CONFLICTS
+            self._tell(write_conflicts(self.parts.head, conflicts, conflict_cosine=limit), bar)
 
     def _save(self) -> None:
         if self.step == self.saved_step:

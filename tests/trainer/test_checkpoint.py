@@ -474,6 +474,7 @@ def test_a_checkpoint_is_plain_safetensors(two_checkpoints: Path):
         assert {key: tuple(value.shape) for key, value in rows.items()} == {
             "centre": (stop - start, toy.EMBEDDING_DIM),
             "momentum": (stop - start, toy.EMBEDDING_DIM),
+            "wins": (stop - start, 1),
         }
         total += stop - start
     assert total == toy.NUM_CLASSES
