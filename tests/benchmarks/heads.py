@@ -162,11 +162,13 @@ def dtype(name: str) -> torch.dtype:
 def parser(description: str | None, **numbers: int) -> argparse.ArgumentParser:
     """The flags that these benchmarks share, and one for each number with its default."""
     made = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("--record", action="store_true", help="keep the figures in results/")
     for name, default in {"threads": 2, **numbers}.items():
-        made.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)
+        made.add_argument(
+            f"--{name.replace('_', '-')}", type=int, default=default, help=f"{default} if not given"
+        )
     return made
 
 
@@ -184,4 +186,4 @@ def show(
     if not options.record:
         return None
     command = f"python -m tests.benchmarks.bench_{name} {' '.join(sys.argv[1:])}"
-    return record(name, rows, command=command, notes=[f"{options.threads} threads", *notes])
+    return record(name, rows, command=command, notes=[f"threads: {options.threads}", *notes])
