@@ -6,12 +6,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sharded_fc.margins import CurricularFace
@@ -181,6 +182,45 @@ def test_another_head_is_refused_with_the_difference(
     for message in ranks(2).run(load_into, two_checkpoints, head):
         assert "step-000000003" in message
         assert told in message
+
+
+def as_written_before(path: Path) -> None:
+    """Make a checkpoint one of format 1: no sub-centres in the manifest, no wins in the rows."""
+    content = manifest.read(path)
+    files = dict(content.files)
+    for name in content.partitions:
+        rows = load_file(path / name)
+        del rows["wins"]
+        save_file(rows, path / name)
+        files[name] = manifest.facts(path / name)
+    head = {key: value for key, value in content.head.items() if key != "sub_centres"}
+    (path / manifest.NAME).unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manifest, "FORMAT", 1)
+        manifest.write(path, replace(content, head=head, files=files))
+
+
+def load_and_train(folder: Path) -> dict[str, Any]:
+    run = Run(0)
+    path, refused = checkpoint.newest(folder, topology=run.topology)
+    assert path is not None
+    assert refused == []
+    run.load(path)
+    run.train(range(6, 7))
+    state = run.state()
+    for row in state["rows"].values():
+        del row["wins"]  # counted from the load on
+    return state
+
+
+def test_a_checkpoint_from_before_sub_centres_continues_to_the_same_bits(
+    ranks, two_checkpoints: Path, tmp_path: Path
+):
+    shutil.copytree(two_checkpoints / "step-000000006", tmp_path / "step-000000006")
+    wanted = ranks(2).run(load_and_train, two_checkpoints)
+    as_written_before(tmp_path / "step-000000006")
+    found = ranks(2).run(load_and_train, tmp_path)
+    torch.testing.assert_close(found, wanted, rtol=0.0, atol=0.0)
 
 
 def save_and_step(optimizer: str, folder: Path) -> list[tuple[dict, dict]]:
