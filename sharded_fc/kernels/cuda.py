@@ -2,14 +2,12 @@
 
 from sharded_fc.kernels.elementwise import gradient_tile, sum_tile
 from sharded_fc.kernels.fused import gradient_rows, sum_rows
-from sharded_fc.kernels.operands import gradient_power, scaled, unit_rows
+from sharded_fc.kernels.operands import unit_rows
 from sharded_fc.kernels.update import update
 
 __all__ = [
-    "gradient_power",
     "gradient_rows",
     "gradient_tile",
-    "scaled",
     "sum_rows",
     "sum_tile",
     "unit_rows",

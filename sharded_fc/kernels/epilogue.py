@@ -137,6 +137,8 @@ def store_gradient(
     own = tl.load(target + sample, mask=inside, other=0.0).to(tl.float32)
     gradient = tl.where(mine, own[None, :], gradient)
     inverse = tl.load(inverse_norm + row, mask=row < num_rows, other=0.0).to(tl.float32)
+    if factor.dtype.is_ptr():
+        factor = tl.load(factor).to(tl.float32)
     gradient *= (inverse * factor)[:, None]
     part = tl.sum(product * gradient, 1) * inverse * inverse
     tl.store(along + sample_block.to(tl.int64) * num_rows + row, part, mask=row < num_rows)

@@ -1,24 +1,16 @@
-"""What half-precision products take: rows of unit length, and gradients that fit float16.
-
-A gradient of a product is a probability, at most 1 and a millionth for most classes, where float16
-has few digits left. A power of two moves it up and is divided out of the two products; it goes
-into the weights, so that no pass is spent on it and the host never learns it.
-"""
+"""Rows of unit length, as half-precision products take them, and their lengths, in one pass."""
 
 from typing import no_type_check
 
-import torch
 import triton
 import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from sharded_fc import tile
 from sharded_fc.kernels.configurations import power_of_two
 
 # The same bound as torch.nn.functional.normalize: a shorter row has no direction.
 _SHORTEST = tl.constexpr(1e-12)
-_LARGEST_EXPONENT = 14  # leaves a factor of four below float16's largest number
 _ELEMENTS = 2048  # of a program, by 128 threads: each has 16, in loads of 16 bytes
 _WARPS = 4
 
@@ -43,22 +35,6 @@ def shape(dim: int) -> dict[str, int]:
     """How many rows a program of `unit_rows` takes, and by how many threads."""
     columns = power_of_two(dim)
     return {"ROWS": max(_ELEMENTS // columns, 1), "COLUMNS": columns, "num_warps": _WARPS}
-
-
-def gradient_power(target: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
-    """2^14 over the first power of two that no target's gradient exceeds, at most 2^14."""
-    largest = target.abs().amax().clamp(1.0, 2.0**20)
-    return torch.exp2(_LARGEST_EXPONENT - largest.log2().ceil())
-
-
-def scaled(weights: tile.Weights, power: Float[Tensor, ""], *, sigmoid: bool) -> tile.Weights:
-    """Weights that make gradients `power` times as large and leave `factor` to the products.
-
-    With float16 operands pass inverse norms of 1 beside rows of unit length; the products of the
-    tile then want `factor / power`, and the rows' gradients their inverse norms.
-    """
-    offset = weights.offset * power if sigmoid else weights.offset + power.log()
-    return tile.Weights(offset=offset, target=weights.target * power, factor=1.0)
 
 
 @triton.jit
