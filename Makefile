@@ -33,7 +33,7 @@ bench: setup
 	$(BIN)/python -m tests.benchmarks
 
 gpu-check: setup
-	$(BIN)/python -m pytest -m gpu tests
+	$(BIN)/python -m tests.gpu_check
 
 # The main job at laptop size, in demo/ and runs/demo: made-up faces, a 2-worker Ray job, a report.
 FACESCALE := $(BIN)/facescale
