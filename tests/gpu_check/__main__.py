@@ -112,7 +112,7 @@ def parity(plan: Plan, results: Results) -> int:
 def claims(plan: Plan, results: Results) -> None:
     """Steps of the head beside dense ones, and beside what the card can do at these shapes."""
     note = (
-        f"A full-softmax step (CosFace, {plan.dim} columns, SGD with momentum), median. Best is what "
+        f"A full-softmax step (CosFace, {plan.dim} columns, SGD), median. Best is what "
         "8 B C D operations take at the library's measured rate for these products, and the rows "
         f"and their momentum, touched {TOUCHES} times, at the measured rate of a copy."
     )
