@@ -46,7 +46,7 @@ _TYPES: Types = {
     **dict.fromkeys(("centre_key", "first_row", "mean_key", "momentum_key", "square_key"), "i64"),
     **dict.fromkeys(("along", "gradient", "inverse_norm", "offset", "partial", "target"), "*fp32"),
     **dict.fromkeys(("inverse_spread", "square", "step_size"), "*fp32"),
-    **dict.fromkeys(("decay", "eps", "inverse_dim", "learning_rate", "mu"), "fp32"),
+    **dict.fromkeys(("decay", "eps", "factor", "inverse_dim", "learning_rate", "mu"), "fp32"),
     **dict.fromkeys(("kept_share", "mean_share", "new_share", "square_kept"), "fp32"),
     **dict.fromkeys(("square_share", "weight_decay"), "fp32"),
     "measures": "*fp64",
@@ -176,7 +176,7 @@ def builds(architecture: int) -> Iterator[Build]:
             types: Types = {
                 "rules": RULES[rules_name],
                 "product": "*fp32",
-                "factor": "*fp32" if rules_name == "all rules" else "fp32",
+                "device_factor": "*fp32" if rules_name == "all rules" else _NONE,
                 **dict.fromkeys(("rows", "embedding", "out"), f"*{dtype}"),
             }
             shape: Constants = {**tile.arguments, "even": True}

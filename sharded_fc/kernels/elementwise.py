@@ -43,6 +43,7 @@ def sum_tile(
             out=out,
         )
         return
+    assert product.is_contiguous()
     num_rows, batch = product.shape
     grid = ELEMENTWISE.grid(num_rows, batch)
     partial = fold.empty_partials(
@@ -89,8 +90,11 @@ def gradient_tile(
         if full is not out:
             out.copy_(full)
         return along
+    assert product.is_contiguous()
+    assert out.is_contiguous()
     num_rows, batch = product.shape
     grid = ELEMENTWISE.grid(num_rows, batch)
+    factor, device_factor = epilogue.factors(weights.factor)
     along = torch.empty(grid[1], num_rows, dtype=torch.float32, device=product.device)
     gradient_kernel[grid](
         product,
@@ -101,7 +105,8 @@ def gradient_tile(
         epilogue.RuleArguments.of(rules),
         weights.offset,
         weights.target,
-        weights.factor,
+        factor,
+        device_factor,
         out,
         along,
         **ELEMENTWISE.arguments,
@@ -158,6 +163,7 @@ def gradient_kernel(
     offset,
     target,
     factor,
+    device_factor,
     out,
     along,
     ROWS: tl.constexpr,
@@ -181,6 +187,7 @@ def gradient_kernel(
         offset,
         target,
         factor,
+        device_factor,
         out,
         along,
         sample_block,

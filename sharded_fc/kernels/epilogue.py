@@ -39,7 +39,7 @@ class RuleArguments(NamedTuple):
         return cls(
             scale=rules.scale,
             label=rules.label,
-            class_range=rules.class_range,
+            class_range=None if rules.class_range is None else rules.class_range.contiguous(),
             threshold=None if hard is None else hard.threshold,
             constant=None if hard is None else hard.constant,
             linear=None if hard is None else hard.linear,
@@ -48,6 +48,11 @@ class RuleArguments(NamedTuple):
             sigmoid_bias=rules.sigmoid_bias,
             negative_weight=rules.negative_weight,
         )
+
+
+def factors(factor: float | Tensor) -> tuple[float, Tensor | None]:
+    """`tile.Weights.factor` as a kernel takes it: a number, and one that lies on the device."""
+    return (1.0, factor) if isinstance(factor, Tensor) else (factor, None)
 
 
 @triton.jit
@@ -113,6 +118,7 @@ def store_gradient(
     offset,
     target,
     factor,
+    device_factor,
     out,
     along,
     sample_block,
@@ -137,8 +143,8 @@ def store_gradient(
     own = tl.load(target + sample, mask=inside, other=0.0).to(tl.float32)
     gradient = tl.where(mine, own[None, :], gradient)
     inverse = tl.load(inverse_norm + row, mask=row < num_rows, other=0.0).to(tl.float32)
-    if factor.dtype.is_ptr():
-        factor = tl.load(factor).to(tl.float32)
+    if device_factor is not None:
+        factor *= tl.load(device_factor).to(tl.float32)
     gradient *= (inverse * factor)[:, None]
     part = tl.sum(product * gradient, 1) * inverse * inverse
     tl.store(along + sample_block.to(tl.int64) * num_rows + row, part, mask=row < num_rows)

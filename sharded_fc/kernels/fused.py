@@ -76,8 +76,10 @@ def gradient_rows(
     As `tile.gradient_tile` for rows @ embedding.T.
     """
     num_rows, batch = _check(rows, embedding, rules)
+    assert out.is_contiguous()
     shape = fused_tile(rows.dtype, batch, architecture(rows.device))
     row_blocks, sample_blocks = shape.grid(num_rows, batch)
+    factor, device_factor = epilogue.factors(weights.factor)
     along = torch.empty(
         sample_blocks * shape.parts, num_rows, dtype=torch.float32, device=rows.device
     )
@@ -92,7 +94,8 @@ def gradient_rows(
         epilogue.RuleArguments.of(rules),
         weights.offset,
         weights.target,
-        weights.factor,
+        factor,
+        device_factor,
         out,
         along,
         even=rows.shape[1] % shape.arguments["DEPTH"] == 0,
@@ -111,6 +114,8 @@ def _check(rows: Tensor, embedding: Tensor, rules: tile.Rules) -> tuple[int, int
         raise ValueError(
             f"rows in {rows.dtype}, embeddings in {embedding.dtype}; convert one of them"
         )
+    assert rows.is_contiguous()
+    assert embedding.is_contiguous()
     return len(rows), len(embedding)
 
 
@@ -174,6 +179,7 @@ def gradient_kernel(
     offset,
     target,
     factor,
+    device_factor,
     out,
     along,
     even: tl.constexpr,
@@ -204,6 +210,7 @@ def gradient_kernel(
             offset,
             target,
             factor,
+            device_factor,
             out,
             along,
             sample_block * PARTS + part,

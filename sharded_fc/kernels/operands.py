@@ -25,6 +25,8 @@ def unit_rows(
 
     A row shorter than 1e-12 gives zeros; a length that is not a number stays such.
     """
+    assert centre.is_contiguous()
+    assert out.is_contiguous()
     num_rows, dim = centre.shape
     arguments = shape(dim)
     grid = (-(-num_rows // arguments["ROWS"]),)

@@ -38,6 +38,8 @@ def update(
     """`optimizer.update(rows, gradient, ...)`; the gradient, in float32, stays as it is."""
     num_rows, dim = gradient.shape
     tables = [rows.centre, *rows.state.values()]
+    assert gradient.is_contiguous()
+    assert all(table.is_contiguous() for table in tables)
     keys = [signed(key_of(seed, ROUNDING, tensor)) for tensor in range(len(tables))]
     arguments = shape(dim, whole=isinstance(optimizer, RowWise))
     arguments["moves"] = learning_rate != 0

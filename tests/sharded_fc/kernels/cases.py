@@ -79,7 +79,7 @@ def draw(case: Case, *, seed: int = 0) -> Chunk:
         high = torch.full((case.batch,), middle)
         low[::3], high[::3] = 0, FIRST_CLASS  # nothing of this chunk
         low[1::3], high[1::3] = 0, 1 << 40
-        class_range = torch.stack([low, high])
+        class_range = torch.stack([low, high], 1).t()  # a view, as the head may pass one
     return Chunk(
         centre=centre,
         embedding=embedding,
