@@ -74,7 +74,7 @@ def store_sums(
 ):
     """Reduce a tile over its rows and leave the sums in `partial`."""
     inside = sample < batch
-    plane = blocks.to(tl.int64) * batch
+    plane = tl.cast(blocks, tl.int64) * batch
     out = partial + block.to(tl.int64) * batch + sample
     logit = _logits(product, row, num_rows, inverse_norm, rules.scale)
     mine = _own(row, sample, num_rows, batch, first_class, rules.label)

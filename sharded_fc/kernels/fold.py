@@ -71,7 +71,7 @@ def fold_kernel(
     """`add_up` of some samples."""
     sample = tl.program_id(0) * SAMPLES + tl.arange(0, SAMPLES)
     inside = sample < batch
-    plane = blocks.to(tl.int64) * batch
+    plane = tl.cast(blocks, tl.int64) * batch
     highest = tl.full((SAMPLES,), -float("inf"), tl.float32)
     counted = tl.zeros((SAMPLES,), tl.float32)
     sigmoids = tl.zeros((SAMPLES,), tl.float64)
