@@ -130,6 +130,26 @@ def test_a_margin_for_each_class_equals_dense(ranks, name):
     assert_equals_dense(ranks(3).run(train, options, batches), options, batches)
 
 
+@pytest.mark.parametrize("name", [name for name in MARGINS if name != "softmax"])
+def test_an_ordinary_float32_run_of_a_bounded_margin_never_needs_the_maximum(name):
+    """Scale 64, denormals flushed as on a GPU."""
+    options = {**options_of(name, scale=64.0), "dtype": torch.float32, "compute_dtype": None}
+    torch.set_flush_denormal(True)
+    try:
+        result = train(options, batches_of([8], steps=5))
+    finally:
+        torch.set_flush_denormal(False)
+    for statistics in result["statistics"]:
+        assert bool(statistics["committed"])
+        assert not bool(statistics["used_maximum"])
+
+
+def test_plain_softmax_stays_exact_where_logits_are_far_beyond_exp(ranks):
+    options = {**options_of("softmax"), "learning_rate": 1e-4}
+    batches = [[(1e3 * e, label) for e, label in batch] for batch in batches_of([4, 2])]
+    assert_equals_dense(ranks(2).run(train, options, batches), options, batches)
+
+
 @pytest.mark.parametrize("t", [0.0, 0.4, 0.75, 1.0])
 @pytest.mark.parametrize("num_classes", [1000, 20000])
 def test_curricularface_keeps_the_constant_shift_on_trained_cosines_in_float32(t, num_classes):
