@@ -1,4 +1,4 @@
-"""Every launch as a card would get it, but compiled instead of run: sizes of 1 are special there."""
+"""Every launch as a card would get it, compiled instead of run: sizes of 1 are special there."""
 
 import subprocess
 import sys
