@@ -40,7 +40,7 @@ class Operands:
         self.embedding = empty(batch, dim, dtype=compute)
         self._row_gradient = empty(chunk, dim)
         if self._convert:
-            self._rows = empty(chunk, dim, dtype=compute)
+            self.low_rows = empty(chunk, dim, dtype=compute)
         if self._low:
             self._low_row_gradient = empty(chunk, dim, dtype=self.product_dtype)
             self._low_embedding_gradient = empty(batch, dim, dtype=self.product_dtype)
@@ -56,7 +56,7 @@ class Operands:
         """The rows as an operand, valid until the next call."""
         if not self._convert:
             return centre
-        rows = self._rows[: len(centre)]
+        rows = self.low_rows[: len(centre)]
         if self.unit:
             torch.mul(centre, inverse_norm.unsqueeze(1), out=rows)
             return rows

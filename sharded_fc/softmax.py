@@ -122,9 +122,7 @@ class ChunkedSoftmax:
         for index, (start, stop) in enumerate(chunks(len(centre), chunk)):
             self.rows.ready(start, stop)
             inverse = inverse_norm[start:stop]
-            if self.normalised:
-                _inverse_norms(centre[start:stop], out=inverse)
-            rows = operands.rows(centre[start:stop], inverse)
+            rows = self._measure(operands, centre[start:stop], inverse)
             product = self._place(operands, index, stop - start, kept)
             self._sum(
                 operands,
@@ -191,6 +189,16 @@ class ChunkedSoftmax:
         cosine, nearest = product.max(1, keepdim=True)
         cosine = torch.where(here, cosine.squeeze(1).double(), 0.0)
         return Targets(cosine, row.gather(1, nearest).squeeze(1), here)
+
+    def _measure(self, operands: Operands, centre: Tensor, inverse: Tensor) -> Tensor:
+        """Write one over the rows' lengths; return the rows as an operand."""
+        if self._kernels is not None and operands.unit and self.normalised:
+            rows = operands.low_rows[: len(centre)]
+            self._kernels.unit_rows(centre, inverse_norm=inverse, out=rows)
+            return rows
+        if self.normalised:
+            _inverse_norms(centre, out=inverse)
+        return operands.rows(centre, inverse)
 
     def _sum(
         self, operands: Operands, rows: Tensor, product: Tensor, inverse: Tensor, **how: Any

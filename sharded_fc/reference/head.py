@@ -19,7 +19,7 @@ class DenseHead:
     `unlabelled` is "repel"; then the loss of a sample without one (label -1) is the log-sum of all
     its logits, or the sum of the negatives' terms of a sigmoid loss. A class's cosine is the
     largest of its `sub_centres` rows', which lie together. `class_margin` has one number a class.
-    `clip_row_norm` bounds the length of each row's gradient. `learning_rate_ranges` are
+    `clip_row_norm` bounds the length of each row's gradient. `learning_rate_ratios` are
     (first class, last class + 1, ratio); ratio 0 leaves rows and their state as they are.
 
     UniFace's bias is stepped by SGD with the same learning rate and momentum, without decay. For
@@ -40,7 +40,7 @@ class DenseHead:
         unlabelled: Unlabelled = "refuse",
         class_margin: Float[Tensor, " classes"] | None = None,
         clip_row_norm: float | None = None,
-        learning_rate_ranges: Sequence[tuple[int, int, float]] = (),
+        learning_rate_ratios: Sequence[tuple[int, int, float]] = (),
         seed: int = 0,
     ) -> None:
         self.margin = margin
@@ -53,7 +53,7 @@ class DenseHead:
         self.num_steps = 0
         self.rule = optimizer or SGD(momentum=momentum, weight_decay=weight_decay)
         num_classes = len(centre) // sub_centres
-        ratios = _all_ranges(learning_rate_ranges, num_classes=num_classes)
+        ratios = _all_ranges(learning_rate_ratios, num_classes=num_classes)
         self._pieces = [
             centre[start * sub_centres : stop * sub_centres].clone().requires_grad_()
             for start, stop, _ in ratios

@@ -95,13 +95,14 @@ def dense_head(results: list[dict[str, Any]], options: dict[str, Any], **changes
     defaults = {"learning_rate": 0.1, "weight_decay": 5e-4, "scale": 16.0, "momentum": 0.9}
     chosen = {**defaults, **options, **changes}
     centre = torch.cat([result["initial"]["centre"] for result in results]).double()
-    names = (
-        "margin scale learning_rate momentum weight_decay sub_centres unlabelled class_margin"
-        " clip_row_norm learning_rate_ratios seed"
-    ).split()
-    arguments = {name: chosen[name] for name in names if name in chosen}
-    if "learning_rate_ratios" in arguments:
-        arguments["learning_rate_ranges"] = arguments.pop("learning_rate_ratios")
+    own = {"num_classes", "embedding_dim", "compute_dtype", "dtype", "state_dtype", "chunk_classes"}
+    own |= {
+        "kept_bytes",
+        "conflict_cosine",
+        "optimizer",
+        "gradient_reduction",
+    }  # the sharded head's alone, or other here
+    arguments = {name: value for name, value in chosen.items() if name not in own}
     if "optimizer" in chosen:
         arguments["optimizer"] = make_optimizer(
             chosen["optimizer"],

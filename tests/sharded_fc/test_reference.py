@@ -47,7 +47,7 @@ def test_the_plain_softmax_is_a_linear_layer_with_cross_entropy():
 def test_ranges_of_the_usual_rate_change_nothing(rule):
     whole, cut = (
         head(optimizer=rule),
-        head(optimizer=rule, learning_rate_ranges=((3, 5, 1.0), (5, 6, 1.0))),
+        head(optimizer=rule, learning_rate_ratios=((3, 5, 1.0), (5, 6, 1.0))),
     )
     for seed in range(3):
         assert torch.equal(whole.step(*batch(seed=seed))[0], cut.step(*batch(seed=seed))[0])
@@ -160,7 +160,7 @@ def test_margins_of_classes_are_those_of_the_samples_own():
 
 
 def test_a_ratio_of_zero_freezes_rows_and_what_is_kept_for_them():
-    ours = head(learning_rate_ranges=((2, 4, 0.0), (7, 8, 0.5)), clip_row_norm=1.0)
+    ours = head(learning_rate_ratios=((2, 4, 0.0), (7, 8, 0.5)), clip_row_norm=1.0)
     free = head(clip_row_norm=1.0)
     first = ours.centre
     ours.step(*batch())

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from sharded_fc.margins import ArcFace, CosFace
 from sharded_fc.combine import constant_shift, sums_stay_in_range
+from sharded_fc.margins import ArcFace, CosFace
 from tests.sharded_fc.on_ranks import FLOAT64, dense_head, draw_batches, join, make_head, train
 
 
