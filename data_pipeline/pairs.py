@@ -5,7 +5,7 @@ from a file in LFW's format (`pairs_file`), or are drawn by key from labelled im
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,11 @@ from jaxtyping import Bool, Int64
 from pyarrow import parquet
 
 from data_pipeline.errors import DataError
-from data_pipeline.index import Dataset, file_of
-from data_pipeline.jpeg import MAX_PIXELS
-from data_pipeline.pack import SHARD_BYTES, Image, Packed, write_dataset, write_index
+from data_pipeline.index import Dataset
+from data_pipeline.pack import SHARD_BYTES, Image, Packed
+from data_pipeline.pack_tables import pack_with_tables
 from data_pipeline.pairs_draw import Pairs, draw_pairs
 from data_pipeline.pairs_file import FOLDS, NumberedImages, read_pairs
-from data_pipeline.partial import committed_folder
 from data_pipeline.sources import Source
 from data_pipeline.sources.folder import FolderSource
 
@@ -97,9 +96,9 @@ def pack_pairs(
             fold=np.array([pair.fold for pair in named], np.int64),
         )
 
-    return _pack(
+    return pack_with_pairs(
         chosen,
-        Path(dest),
+        dest,
         pairs_of,
         seed=seed,
         shard_bytes=shard_bytes,
@@ -124,15 +123,44 @@ def pack_drawn_pairs(
     def pairs_of(packed: Packed) -> Pairs:
         return draw_pairs(packed.dataset.labels(), num_pairs=num_pairs, folds=folds, seed=seed)
 
-    return _pack(
+    return pack_with_pairs(
         source,
-        Path(dest),
+        dest,
         pairs_of,
         seed=seed,
         shard_bytes=shard_bytes,
         workers=workers,
         show_progress=show_progress,
     )
+
+
+def pack_with_pairs(
+    source: Source,
+    dest: Path | str,
+    pairs_of: Callable[[Packed], Pairs],
+    *,
+    seed: int = 0,
+    shard_bytes: int = SHARD_BYTES,
+    workers: int = 1,
+    show_progress: bool = False,
+) -> PairSet:
+    """Pack all images of a source, which must be readable, with pairs of the samples written."""
+
+    def tables_of(packed: Packed) -> dict[str, pyarrow.Table]:
+        pairs = pairs_of(packed)
+        columns = {name: getattr(pairs, name) for name in ("first", "second", "same", "fold")}
+        return {PAIRS: pyarrow.table(columns)}
+
+    pack_with_tables(
+        source,
+        Path(dest),
+        tables_of,
+        seed=seed,
+        shard_bytes=shard_bytes,
+        workers=workers,
+        show_progress=show_progress,
+    )
+    return PairSet.open(dest)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,32 +178,3 @@ class _Chosen:
 
     def counts(self) -> Mapping[str, int]:
         return {}
-
-
-def _pack(
-    source: Source,
-    dest: Path,
-    pairs_of: Callable[[Packed], Pairs],
-    *,
-    seed: int,
-    shard_bytes: int,
-    workers: int,
-    show_progress: bool,
-) -> PairSet:
-    with committed_folder(dest) as partial:
-        packed = write_dataset(
-            source,
-            partial,
-            seed=seed,
-            shard_bytes=shard_bytes,
-            max_pixels=MAX_PIXELS,
-            max_unreadable=0.0,
-            workers=workers,
-            show_progress=show_progress,
-        )
-        pairs = pairs_of(packed)
-        columns = {name: getattr(pairs, name) for name in ("first", "second", "same", "fold")}
-        parquet.write_table(pyarrow.table(columns), partial / PAIRS)
-        extras = {**packed.dataset.extras, PAIRS: file_of(partial / PAIRS)}
-        write_index(replace(packed.dataset, extras=extras))
-    return PairSet.open(dest)

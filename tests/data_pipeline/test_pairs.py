@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pyarrow
@@ -126,7 +127,7 @@ def test_pairs_that_do_not_fit_the_dataset_are_refused(tmp_path, source, change,
         del columns["first"]
     pyarrow.parquet.write_table(pyarrow.table(columns), path / "pairs.parquet")
     index = json.loads((path / "index.json").read_text())
-    index["extras"]["pairs.parquet"] = vars(file_of(path / "pairs.parquet"))
+    index["extras"]["pairs.parquet"] = asdict(file_of(path / "pairs.parquet"))
     (path / "index.json").write_text(json.dumps(index))
     with pytest.raises(DataError, match=message):
         PairSet.open(path)
