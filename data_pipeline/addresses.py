@@ -10,6 +10,7 @@ password, a signature behind `?`) is refused, and what is said of a refused one 
 out. fsspec's chains (`::`) and webdataset's `pipe:`, which run what an index says, are refused too.
 """
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -64,7 +65,7 @@ class Address:
     @classmethod
     def of_file(cls, path: Path) -> "Address":
         """The address of a file on this machine."""
-        return cls.parse("file://" + quote(str(path.absolute()), safe="/:~+=,;@ "))
+        return cls.parse("file://" + quote(os.fsencode(path.absolute()), safe="/~+=,;@ "))
 
     @property
     def is_local(self) -> bool:
@@ -75,7 +76,7 @@ class Address:
     def file(self) -> Path:
         """The path of a local address."""
         assert self.is_local, f"{self} is not on this machine"
-        return Path(unquote(self.path))
+        return Path(unquote(self.path, errors="surrogateescape"))
 
     @property
     def name(self) -> str:

@@ -1,7 +1,8 @@
 """Reads single faces out of packed shards, still encoded, and checks that their bytes are right.
 
 A face is found by the offset that the shard's records give and compared with its CRC-32, so bytes
-that changed on disk are noticed even where they would still decode. Tars are never extracted.
+that changed on disk are noticed even where they would still decode. Tars are never extracted; one
+that lies in object storage is fetched when its first face is read.
 """
 
 import os
@@ -14,6 +15,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from data_pipeline.index import Dataset
+from data_pipeline.tar_files import TarFiles
 
 Reason = Literal["read", "crc", "label", "decode"]
 """Why a sample cannot be used: its file fails, its bytes changed, its identity does not exist, or
@@ -45,14 +47,20 @@ class _OpenShard:
 class ShardReader:
     """Random access to the faces of a dataset over at most `max_open` open shards."""
 
-    def __init__(self, dataset: Dataset, *, max_open: int) -> None:
+    def __init__(self, dataset: Dataset, *, max_open: int, tars: TarFiles | None = None) -> None:
         self._dataset = dataset
+        self._tars = tars or TarFiles(dataset)
         self._max_open = max_open
         self._first_samples = [shard.first_sample for shard in dataset.shards]
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()  # least recently used first
 
     def read(self, sample: int) -> EncodedFace:
-        """One face; raises `BadSampleError` where it cannot be used."""
+        """One face.
+
+        Raises:
+            BadSampleError: it cannot be used.
+            DataError: its shard's records are damaged, or its tar cannot be fetched.
+        """
         index = bisect_right(self._first_samples, sample) - 1
         try:
             shard = self._shard(index)
@@ -86,7 +94,5 @@ class ShardReader:
         records = self._dataset.members(index)
         while len(self._open) >= self._max_open:
             os.close(self._open.popitem(last=False)[1].file)
-        name = self._dataset.shards[index].name
-        file = os.open(self._dataset.path / f"{name}.tar", os.O_RDONLY | os.O_CLOEXEC)
-        shard = self._open[index] = _OpenShard(file, records)
+        shard = self._open[index] = _OpenShard(self._tars.open(index), records)
         return shard
