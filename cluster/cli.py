@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from tyro.extras import SubcommandApp
 
-from cluster import data_commands, job_commands, run_commands
+from cluster import data_commands, data_index, job_commands, run_commands
 
 
 def build() -> SubcommandApp:
@@ -19,6 +19,7 @@ def build() -> SubcommandApp:
     data = SubcommandApp()
     for verb in (data_commands.pack, data_commands.info, data_commands.synth, data_commands.pairs):
         data.command(verb)
+    data.command(data_index.index)
     cluster = SubcommandApp()
     cluster.command(name="up")(job_commands.cluster_up)
     cluster.command(name="status")(job_commands.cluster_status)
