@@ -30,7 +30,7 @@ class _Slice(ctypes.Structure):
         ("threads", ctypes.c_int64),
         ("centre", _Table),
         ("state", _Table * _MOST_STATES),
-        ("gradient", ctypes.c_void_p),
+        ("gradient", _Table),
         ("along", ctypes.c_void_p),
     )
 
@@ -55,7 +55,7 @@ def update(
     """
     tensors = [*operands.tables, operands.gradient]
     suited = all(tensor.is_cpu and tensor.is_contiguous() for tensor in tensors)
-    if not suited or operands.gradient.dtype != torch.float32:
+    if not suited or operands.gradient.dtype not in _TYPES:
         return False
     code = library()
     if code is None:
@@ -73,7 +73,7 @@ def update(
         threads=torch.get_num_threads(),
         centre=tables[0],
         state=(_Table * _MOST_STATES)(*tables[1:]),
-        gradient=operands.gradient.data_ptr(),
+        gradient=_Table(operands.gradient.data_ptr(), 0, _TYPES[operands.gradient.dtype]),
         along=None if along is None else along.data_ptr(),
     )
     code[kind](ctypes.byref(described), *(ctypes.c_float(number) for number in numbers))

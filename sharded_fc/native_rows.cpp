@@ -31,7 +31,7 @@ struct Slice {
     int64_t threads;
     Table centre;
     Table state[2];
-    const float* gradient;  // [rows, dim]
+    Table gradient;         // its key means nothing
     const float* along;     // [rows], or null
 };
 
@@ -147,13 +147,11 @@ void for_each_row(const Slice& slice, float learning_rate, Update update) {
         for (int64_t row = 0; row < slice.rows; ++row) {
             float* __restrict gradient = buffers.at(0);
             float* __restrict centre = buffers.at(1);
-            const float* __restrict given = slice.gradient + row * dim;
             buffers.load(slice.centre, row, centre);
+            buffers.load(slice.gradient, row, gradient);
             if (slice.along) {
                 const float along = slice.along[row];
-                for (int64_t c = 0; c < dim; ++c) gradient[c] = given[c] - centre[c] * along;
-            } else {
-                std::memcpy(gradient, given, 4 * dim);
+                for (int64_t c = 0; c < dim; ++c) gradient[c] -= centre[c] * along;
             }
             update(row, gradient, centre, buffers);
             if (learning_rate != 0) buffers.store(slice.centre, row, slice.first_row + row, centre);

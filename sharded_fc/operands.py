@@ -128,7 +128,10 @@ class Operands:
     def row_gradients(
         self, gradient: Float[Tensor, "rows batch"], inverse_norm: Float[Tensor, " rows"]
     ) -> Float[Tensor, "rows dim"]:
-        """The rows' gradients; `add_embedding_gradient` of the same chunk comes first."""
+        """The rows' gradients, in the working dtype or as the product left them.
+
+        `add_embedding_gradient` of the same chunk comes first.
+        """
         out = self._row_gradient[: len(gradient)]
         if not self._low:
             return torch.mm(gradient, self.embedding, out=out)
@@ -139,7 +142,7 @@ class Operands:
         )
         if self.unit:
             return torch.mul(low, (inverse_norm * self._multiplier).unsqueeze(1), out=out)
-        return out.copy_(low)
+        return low
 
     def _multiply(self, left: Tensor, right: Tensor, out: Tensor) -> Tensor:
         if self._wide_output:

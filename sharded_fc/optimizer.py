@@ -16,7 +16,7 @@ from torch import Tensor
 from sharded_fc import native
 from sharded_fc.counter import ROUNDING, key_of
 from sharded_fc.rounding import round_stochastically, rounding_key
-from sharded_fc.storage import RowSlice
+from sharded_fc.storage import RowSlice, working_dtype
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,9 @@ class SGD:
     ) -> None:
         """Step in place by `gradient - along[:, None] * row`; the gradient may be overwritten.
 
-        `gradient` and `along` are in the working dtype. `step` counts the steps taken before this
-        one. Where `skip`, on the device, is true, no bit changes.
+        `gradient` is in the working dtype or of two bytes, `along` in the working dtype. `step`
+        counts the steps taken before this one. Where `skip`, on the device, is true, no bit
+        changes.
         """
         if _skipped_on_host(skip):
             return
@@ -59,7 +60,7 @@ class SGD:
         if _natively("sgd", rows, gradient, along, step=step, seed=seed, numbers=numbers):
             return
         store = _store(rows, learning_rate=learning_rate, step=step, seed=seed, skip=skip)
-        centre = rows.centre.to(gradient.dtype)
+        centre, gradient = _widened(rows, gradient)
         _turn(gradient, along, centre)
         if self.weight_decay:
             gradient += centre * self.weight_decay
@@ -107,7 +108,7 @@ class AdamW:
         """As `SGD.update`."""
         if _skipped_on_host(skip):
             return
-        dtype = gradient.dtype
+        dtype = working_dtype(rows.centre.dtype)
         mean_share, square_share = (1 - beta for beta in self.betas)
         count = (step + 1).to(torch.float64)
         step_size = (learning_rate / (1 - self.betas[0] ** count)).to(dtype)
@@ -120,7 +121,7 @@ class AdamW:
             if _natively("adamw", rows, gradient, along, step=step, seed=seed, numbers=numbers):
                 return
         store = _store(rows, learning_rate=learning_rate, step=step, seed=seed, skip=skip)
-        centre = rows.centre.to(dtype)
+        centre, gradient = _widened(rows, gradient)
         _turn(gradient, along, centre)
         mean = rows.state["mean"].to(dtype)
         mean = mean + (gradient - mean) * mean_share
@@ -172,7 +173,7 @@ class RowWise:
         if _natively("row_wise", rows, gradient, along, step=step, seed=seed, numbers=numbers):
             return
         store = _store(rows, learning_rate=learning_rate, step=step, seed=seed, skip=skip)
-        centre = rows.centre.to(gradient.dtype)
+        centre, gradient = _widened(rows, gradient)
         _turn(gradient, along, centre)
         mean_square = _row_sums(gradient.square()).mul_(inverse_dim)
         square = rows.state["square"] * self.beta + mean_square * share
@@ -202,6 +203,12 @@ def _natively(
     keys = [key_of(seed, ROUNDING, tensor, number) for tensor in range(len(tables))]
     operands = native.Operands(tables, keys, rows.first, gradient, along)
     return native.update(kind, operands, numbers)
+
+
+def _widened(rows: RowSlice, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """The centres and the gradient in the working dtype."""
+    dtype = working_dtype(rows.centre.dtype)
+    return rows.centre.to(dtype), gradient.to(dtype)
 
 
 def _turn(gradient: Tensor, along: Tensor | None, centre: Tensor) -> None:

@@ -9,7 +9,8 @@ Nothing here communicates, and nothing waits for an accelerator.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -118,6 +119,7 @@ class ChunkedSoftmax:
         inverse_norm = torch.ones(len(centre), dtype=self.working_dtype, device=centre.device)
         kept = self._room(operands, chunk) if keep and not self._fused else 0
         visit = Visit(measures, inverse_norm, kept)
+        of_chunk = self._rules_of_chunks(rules, chunk)
         self._kept_for = visit if kept else None
         for index, (start, stop) in enumerate(chunks(len(centre), chunk)):
             self.rows.ready(start, stop)
@@ -130,7 +132,7 @@ class ChunkedSoftmax:
                 product,
                 operands.left_over(inverse),
                 first_class=self._first_class(start),
-                rules=rules,
+                rules=of_chunk(index),
                 measures=measures,
                 keep_maximum=shift is None,
             )
@@ -150,6 +152,7 @@ class ChunkedSoftmax:
         weights = operands.fit(weights, largest, sigmoid=rules.sigmoid_bias is not None)
         kept = visit.kept if self._kept_for is visit else 0
         embedding_gradient = torch.zeros_like(batch.embedding)
+        of_chunk = self._rules_of_chunks(rules, chunk)
         for index, (start, stop) in enumerate(chunks(len(centre), chunk)):
             inverse = visit.inverse_norm[start:stop]
             rows = operands.rows(centre[start:stop], inverse)
@@ -161,7 +164,7 @@ class ChunkedSoftmax:
                 operands.left_over(inverse),
                 made=index < kept,
                 first_class=self._first_class(start),
-                rules=rules,
+                rules=of_chunk(index),
                 weights=weights,
             )
             along = operands.along_rows(along, inverse)
@@ -241,6 +244,7 @@ class ChunkedSoftmax:
         self, start: int, stop: int, gradient: Tensor, along: Tensor | None, step: Step
     ) -> None:
         if step.clip_row_norm is not None:
+            gradient = gradient.to(self.working_dtype)
             if along is not None:
                 rows = self.rows.centre[start:stop].to(gradient.dtype)
                 gradient.addcmul_(rows, along.unsqueeze(1), value=-1.0)
@@ -263,6 +267,16 @@ class ChunkedSoftmax:
                 seed=self.seed,
                 skip=step.skip,
             )
+
+    def _rules_of_chunks(self, rules: Rules, chunk: int) -> Callable[[int], Rules]:
+        """The rules of each chunk: on a CPU, where looking is free, most hold no sample's class."""
+        if rules.label is None or self._kernels is not None or not rules.label.is_cpu:
+            return lambda index: rules
+        row = rules.label * self.sub_centres - self.rows.start
+        here = (row >= 0) & (row < len(self.rows)) & (rules.label >= 0)
+        holding = set((row[here] // chunk).tolist())
+        without = replace(rules, label=None)
+        return lambda index: rules if index in holding else without
 
     def _first_class(self, start: int) -> int:
         return (self.rows.start + start) // self.sub_centres

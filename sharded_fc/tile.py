@@ -22,14 +22,15 @@ MEASURES = 5
 class Rules:
     """What turns the products of a pass into logits and gradients, the same for every chunk.
 
-    `label` is each sample's class, -1 for none. `hard` is in logits already (`in_logits`).
+    `label` is each sample's class, -1 for none; None where a tile is known to hold no sample's own
+    class. `hard` is in logits already (`in_logits`).
     `class_range` holds the [start, stop) of classes each sample competes in. A negative above
     `conflict_logit` is counted. `sub_centres` rows make a class; the best of them is its logit.
     `sigmoid_bias` and `negative_weight` belong to the sigmoid loss; None means softmax.
     """
 
     scale: float
-    label: Int[Tensor, " batch"]
+    label: Int[Tensor, " batch"] | None
     hard: HardNegatives | None = None
     class_range: Int[Tensor, "2 batch"] | None = None
     conflict_logit: float | None = None
@@ -68,8 +69,8 @@ def sum_tile(
     """
     logit = torch.mul(product, (inverse_norm * rules.scale).unsqueeze(1), out=out)
     logit, _ = _classes(logit, rules.sub_centres)
-    mine = own_class(logit, first_class, rules.label)
-    mine.write(logit, -torch.inf)
+    if rules.label is not None:
+        own_class(logit, first_class, rules.label).write(logit, -torch.inf)
     _leave_range(logit, first_class, rules.class_range)
     torch.maximum(measures[HIGHEST], logit.amax(0), out=measures[HIGHEST])
     if rules.conflict_logit is not None:
@@ -124,7 +125,6 @@ def gradient_tile(
     """
     logit = torch.mul(product, (inverse_norm * rules.scale).unsqueeze(1), out=out)
     logit, winner = _classes(logit, rules.sub_centres)
-    mine = own_class(logit, first_class, rules.label)
     _leave_range(logit, first_class, rules.class_range)
     slope = None
     if rules.sigmoid_bias is not None:
@@ -136,7 +136,8 @@ def gradient_tile(
         gradient = logit.add_(weights.offset).exp_()
         if slope is not None:
             gradient.mul_(slope)
-    mine.write(gradient, weights.target)
+    if rules.label is not None:
+        own_class(gradient, first_class, rules.label).write(gradient, weights.target)
     if winner is not None:
         spread = torch.zeros_like(out).view(*winner.shape[:1], rules.sub_centres, -1)
         gradient = out.copy_(spread.scatter_(1, winner, gradient.unsqueeze(1)).view_as(out))

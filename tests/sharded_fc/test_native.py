@@ -82,6 +82,21 @@ def test_a_gradient_without_a_part_along_the_row_has_torchs_bits(monkeypatch, op
 
 
 @pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("switch", ["1", "0"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_gradient_of_two_bytes_is_taken_as_the_number_it_is(monkeypatch, optimizer, switch):
+    monkeypatch.setenv(SWITCH, switch)
+    gradient = torch.randn(40, 33).bfloat16()
+    kept = []
+    for given in (gradient, gradient.float()):
+        centre = torch.linspace(-0.02, 0.02, 40 * 33).view(40, 33)
+        rows = rows_of(optimizer, centre, torch.float32)
+        step_once(optimizer, rows, given.clone(), along=torch.linspace(-1.0, 1.0, 40))
+        kept.append(as_bytes(rows))
+    assert kept[0] == kept[1]
+
+
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_values_at_the_edges_of_a_dtype_have_torchs_bits(monkeypatch, dtype):
     every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
