@@ -8,9 +8,8 @@ Paths that leave the root end the listing; links that do make an image unreadabl
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow
 from pyarrow import compute, parquet
@@ -32,14 +31,11 @@ _CONTROL = r"[\x00-\x1f\x7f]"
 
 @dataclass(frozen=True, kw_only=True)
 class ListSource:
-    """Images under `root` that a list names; `ListSource.open(path)` makes one.
-
-    Its listing lies on disk, and a copy in another process has none: it can only `read`.
-    """
+    """Images under `root` that a list names; `ListSource.open(path)` makes one."""
 
     root: Path
     listing: pyarrow.Table
-    """path and label of every image, text."""
+    """path and label of every image, text; on disk."""
 
     @classmethod
     def open(cls, path: Path | str, *, root: Path | str | None = None) -> "ListSource":
@@ -84,8 +80,9 @@ class ListSource:
         """A list passes nothing over."""
         return {}
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "listing": _SCHEMA.empty_table()}
+    def without_listing(self) -> "ListSource":
+        """The same source for `read` alone, as worker processes need it."""
+        return replace(self, listing=_SCHEMA.empty_table())
 
 
 def _checked(batch: pyarrow.RecordBatch, name: str) -> pyarrow.RecordBatch:

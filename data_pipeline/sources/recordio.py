@@ -9,9 +9,8 @@ An image is named `<number>@<offset>`: its number in the index, its place in the
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow
@@ -30,14 +29,11 @@ _LISTING = pyarrow.schema([(name, pyarrow.int64()) for name in ("number", "offse
 
 @dataclass(frozen=True, kw_only=True)
 class RecordIOSource:
-    """The images of a RecordIO file; `RecordIOSource.open(path)` makes one.
-
-    Its listing lies on disk, and a copy in another process has none: it can only `read`.
-    """
+    """The images of a RecordIO file; `RecordIOSource.open(path)` makes one."""
 
     rec: Path
     listing: pyarrow.Table
-    """number, offset and label (int64) of every image, in the order of offsets."""
+    """number, offset and label (int64) of every image, in the order of offsets; on disk."""
     identity_records: int
 
     @classmethod
@@ -81,8 +77,9 @@ class RecordIOSource:
         """Records that describe identities."""
         return {"identity_records": self.identity_records}
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "listing": _LISTING.empty_table()}
+    def without_listing(self) -> "RecordIOSource":
+        """The same source for `read` alone, as worker processes need it."""
+        return replace(self, listing=_LISTING.empty_table())
 
 
 class _Lister:
