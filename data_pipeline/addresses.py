@@ -97,9 +97,9 @@ def is_address(text: str) -> bool:
 
 
 def redacted(text: str) -> str:
-    """A text that may be an address, without names, passwords and what follows a `?`."""
+    """A text that may be an address, without names, passwords and what follows `?` or `#`."""
     text = re.sub(r"(?<=//)[^/]*@", "...@", text)
-    text = re.sub(r"\?.*", "?...", text, flags=re.DOTALL)
+    text = re.sub(r"([?#]).*", r"\1...", text, flags=re.DOTALL)
     return repr(text[:200])
 
 

@@ -12,6 +12,7 @@ import re
 import socket
 import ssl
 from collections.abc import Collection
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
 from urllib.parse import urljoin, urlsplit
@@ -87,16 +88,16 @@ def open_https(
     url = str(address)
     for _ in range(MOST_REDIRECTS + 1):
         target = _checked(url, address)
-        connection = _Connection(target, private_hosts, context or ssl.create_default_context())
-        try:
+        with ExitStack() as unless_accepted:
+            connection = _Connection(target, private_hosts, context or ssl.create_default_context())
+            unless_accepted.callback(connection.close)
             response = connection.ask(target, start)
+            unless_accepted.callback(response.close)  # a closed connection may leave it open
             if response.status not in REDIRECTS:
-                return _accepted(response, connection, address, start)
+                file = _accepted(response, connection, address, start)
+                unless_accepted.pop_all()
+                return file
             url = urljoin(url, response.headers.get("Location", ""))
-        except BaseException:
-            connection.close()
-            raise
-        connection.close()
     raise DataError(f"{address} redirects more than {MOST_REDIRECTS} times")
 
 

@@ -10,7 +10,7 @@ import ssl
 import time
 from collections.abc import Callable, Collection, Mapping
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from data_pipeline.addresses import OBJECT_STORES, Address
 from data_pipeline.errors import DataError
@@ -23,6 +23,7 @@ BLOCK_BYTES = 8 << 20  # of one request to object storage: large enough to hide 
 LIBRARIES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs"}
 
 
+@runtime_checkable  # by the shape checks of the tests
 class _Stream(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
@@ -84,6 +85,8 @@ class Remote:
 
     def _connect(self, address: Address, start: int) -> _Stream:
         if address.is_local:
+            if not address.file.is_file():  # a folder, or a pipe that would never end
+                raise FileNotFoundError
             stream = address.file.open("rb")
             stream.seek(start)
             return stream

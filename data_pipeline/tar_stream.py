@@ -10,7 +10,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from data_pipeline.errors import DataError
 
@@ -30,6 +30,7 @@ _KINDS = {
 }
 
 
+@runtime_checkable  # by the shape checks of the tests
 class Readable(Protocol):
     """A stream that can only be read forwards."""
 
@@ -100,8 +101,10 @@ class TarStream:
         self._position += len(block)
         if len(block) == BLOCK and not block.strip(b"\0"):
             return None
-        if not block:
-            raise DataError(f"it is cut at byte {at}: it has no end mark" if at else "it is empty")
+        if len(block) < BLOCK:
+            place = "in a header" if block else "before its end mark"
+            where = f"it is cut at byte {self._position}, {place}"
+            raise DataError(where if self._position else "it is empty")
         try:
             header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except tarfile.HeaderError as error:
