@@ -107,7 +107,7 @@ class _Lister:
             label[row], has_content[row] = self._slowly(int(number[row]), int(offset[row]))
         is_header = (number == 0) & ~has_content & (heads.labels > 0)
         if is_header.any():
-            self._first_identity = _exact_below(label[is_header][0])
+            self._first_identity = _before_rounding(label[is_header][0])
         is_image = ~is_header & (has_content | (number < self._first_identity))
         self.identity_records += int((~is_header & ~is_image).sum())
         sound = (label >= 0) & (label < _MAX_LABEL) & (label == np.floor(label))
@@ -132,9 +132,9 @@ class _Lister:
         return labels[0], bool(content)
 
 
-def _exact_below(number: float) -> float:
-    """What a whole number that was rounded to float32 was at least."""
-    return number - np.spacing(np.float32(number)) if number >= 1 << 24 else number
+def _before_rounding(number: float) -> float:
+    """The least whole number that float32 rounds to this one."""
+    return number - np.spacing(np.float32(number)) / 2 if number > 1 << 24 else number
 
 
 def _index(idx: Path) -> Iterator[pyarrow.RecordBatch]:

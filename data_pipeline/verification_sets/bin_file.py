@@ -43,8 +43,8 @@ class BinSet:
 
     images: Path
     """Encoded images, one after the other: two a pair."""
-    ends: Int64[np.ndarray, " images+1"]
-    """Where each begins and ends."""
+    ends: Int64[np.ndarray, " ends"]
+    """Where the images begin, and the end of the last."""
     same: Bool[np.ndarray, " pairs"]
 
 
