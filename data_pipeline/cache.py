@@ -54,6 +54,7 @@ class ShardCache:
         self._folder = folder
         self._max_bytes = max_bytes
         self._remote = remote
+        self._warned = False
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if folder.stat().st_uid != os.getuid():
@@ -97,9 +98,13 @@ class ShardCache:
             part = self._folder / f"{tar.sha256}.{tar.bytes}.part"
             try:
                 with self._reserved(part, tar.bytes, address) as handle:
-                    if handle is not None:
-                        self._fetch(handle, address, tar, stopping)
-                        part.rename(whole)
+                    if handle is None:
+                        continue
+                    if whole.exists():  # it came between our look and our part
+                        part.unlink(missing_ok=True)
+                        continue
+                    self._fetch(handle, address, tar, stopping)
+                    part.rename(whole)
             except OSError as error:
                 raise DataError(
                     f"the cache {self._folder} cannot take {address} ({error.strerror}); "
@@ -108,13 +113,19 @@ class ShardCache:
 
     @contextmanager
     def _reserved(self, part: Path, size: int, address: Address) -> Iterator[int | None]:
-        """The part, locked, with room for all of it; `None` if another process was faster."""
+        """The part, locked, with room for all of it; `None` after another process let go of it.
+
+        Room is made and parts are locked under one lock, so that no part that is being fetched is
+        ever taken for a leftover. Waiting for one is done outside of it.
+        """
         with _locked(self._folder / _LOCK):
             self._make_room(size, keep=part.name, address=address)
             handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            ours = _lock_now(handle)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)  # may wait until another process has fetched it
-            yield handle if _is_at(handle, part) else None
+            if not ours:
+                fcntl.flock(handle, fcntl.LOCK_SH)
+            yield handle if ours and _is_at(handle, part) else None
         finally:
             os.close(handle)
 
@@ -182,9 +193,19 @@ class ShardCache:
             if total <= self._max_bytes:
                 return
             if in_use:
-                log.warning("the cache is too small for the tars that are read at once")
+                self._warn_once()
             path.unlink(missing_ok=True)
             total -= occupied
+
+    def _warn_once(self) -> None:
+        if not self._warned:
+            log.warning(
+                "the cache %s is too small for the tars that are read at once, so some are fetched "
+                "again and again; set a larger %s, or a smaller shuffle window",
+                self._folder,
+                SIZE_GIB,
+            )
+        self._warned = True
 
 
 def _opened(whole: Path, tar: File) -> int | None:
@@ -216,12 +237,17 @@ def _locked(path: Path) -> Iterator[None]:
 def _is_locked(path: Path) -> bool:
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not _lock_now(handle)
     finally:
         os.close(handle)
-    return False
+
+
+def _lock_now(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _is_at(handle: int, path: Path) -> bool:

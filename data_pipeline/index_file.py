@@ -23,8 +23,7 @@ FORMAT = "facescale-dataset"
 VERSION = 1
 MEMBER = np.dtype([("offset", "<u8"), ("size", "<u4"), ("crc32", "<u4"), ("label", "<i8")])
 SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-
-_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -186,7 +185,7 @@ def _parsed(content: dict[str, Any], index: Path) -> dict[str, Any]:
             if size is None
             else (_count(size[0], least=1), _count(size[1], least=1)),
             "shards": tuple(shards),
-            "extras": {_name(k, _FILE_NAME): _file(v) for k, v in content["extras"].items()},
+            "extras": {_name(k, FILE_NAME): _file(v) for k, v in content["extras"].items()},
             "source": {str(k): _count(v, least=0) for k, v in content["source"].items()},
             "unreadable": tuple(str(line) for line in content["unreadable"]),
         }
@@ -220,7 +219,7 @@ def _location(value: object) -> str | None:
         return None
     if isinstance(value, str) and is_address(value):
         return str(Address.parse(value))
-    return _name(value, _FILE_NAME)
+    return _name(value, FILE_NAME)
 
 
 def _file(entry: Any) -> File:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from data_pipeline.addresses import Address, is_address
 from data_pipeline.errors import DataError
 from data_pipeline.index import IDENTITIES, INDEX, MEMBER, Dataset, File, Shard, file_of, index_text
-from data_pipeline.index_file import SHARD_NAME
+from data_pipeline.index_file import FILE_NAME, SHARD_NAME
 from data_pipeline.partial import committed_folder
 from data_pipeline.processes import map_in_order
 from data_pipeline.remote import Remote
@@ -184,7 +184,7 @@ class _Job:
         members.write_bytes(found.records.tobytes())
         idx.write_text("".join((f"{IDX_VERSION} {len(found.idx)}\n", *found.idx)))
         location: str | None = str(tar)
-        if self.beside and SHARD_NAME.fullmatch(tar.file.stem):
+        if self.beside and FILE_NAME.fullmatch(tar.file.name):
             location = None if tar.file.name == f"{name}.tar" else tar.file.name
         return Shard(
             name=name,

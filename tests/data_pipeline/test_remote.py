@@ -22,10 +22,12 @@ class Failing(MemoryFileSystem):
     cachable = False
     faults: list[BaseException]
 
-    def open(self, path, mode="rb", **options):
+    def _open(
+        self, path, mode="rb", block_size=None, autocommit=True, cache_options=None, **others
+    ):
         if mode == "rb" and self.faults:
             raise self.faults.pop(0)
-        return super().open(path, mode, **options)
+        return super()._open(path, mode, block_size, autocommit, cache_options, **others)
 
 
 @pytest.fixture

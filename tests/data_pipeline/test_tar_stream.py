@@ -43,8 +43,8 @@ def test_names_offsets_and_contents_are_those_that_tarfile_finds(form):
 class Dripping(io.BytesIO):
     """A stream that gives a few bytes at a time, as sockets do."""
 
-    def read(self, size=-1, /):
-        return super().read(min(size, 100))
+    def read(self, size: int | None = -1, /) -> bytes:
+        return super().read(min(size or 0, 100))
 
 
 def test_a_stream_that_gives_little_at_a_time_is_read_whole():

@@ -46,12 +46,11 @@ def serving(folder: Path) -> Iterator[Web]:
     theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     theirs.load_cert_chain(certificate, key)
     ours = ssl.create_default_context(cafile=str(certificate))
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Handler, bind_and_activate=True) as server:
+    with _Server(("127.0.0.1", 0), _Handler) as server:
         server.socket = theirs.wrap_socket(
             server.socket, server_side=True, do_handshake_on_connect=False
         )
         server.web = Web(port=server.server_port, trusting=ours)
-        server.handle_error = lambda *_: None  # clients that hang up are part of the tests
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
@@ -61,11 +60,19 @@ def serving(folder: Path) -> Iterator[Web]:
             thread.join()
 
 
+class _Server(ThreadingHTTPServer):
+    web: Web
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Clients that hang up are part of the tests."""
+
+
 class _Handler(BaseHTTPRequestHandler):
     timeout = 10
 
     def do_GET(self) -> None:
-        web: Web = self.server.web
+        assert isinstance(self.server, _Server)
+        web = self.server.web
         web.before_answer()
         web.asked.append((self.path, self.headers.get("Range")))
         if self.path in web.redirects:
