@@ -1,15 +1,17 @@
 """Puts together the micro-batches of a plan: bytes, pixels, and a stand-in for every bad sample.
 
 A sample is bad when its bytes cannot be read, differ from their CRC-32 or do not decode, or when
-its label does not exist. The rule of replacement: **the k-th bad place of a micro-batch takes the
-k-th good sample that follows the micro-batch in its lane**, with that one's label, epoch and
-augmentation. So a batch is a function of the plan and of which samples are bad, no matter whether
-that was known before (the quarantine of a checkpoint) or is found on the way.
+its label does not exist. A read that fails is tried again before: a file server may be busy for a
+moment, and what was bad once stays so. The rule of replacement: **the k-th bad place of a
+micro-batch takes the k-th good sample that follows the micro-batch in its lane**, with that one's
+label, epoch and augmentation. So a batch is a function of the plan and of which samples are bad,
+no matter whether that was known before (the quarantine of a checkpoint) or is found on the way.
 
 Nothing here runs in the background but DALI's own threads.
 """
 
-from collections import Counter
+import time
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
@@ -20,7 +22,7 @@ import torch
 
 from data_pipeline.augment import Augmentation, Parameters
 from data_pipeline.batch import FaceBatch, digest
-from data_pipeline.decode import Decoder, UndecodableError
+from data_pipeline.decode import UNDER_WAY, Decoder, UndecodableError
 from data_pipeline.errors import DataError
 from data_pipeline.index import Dataset
 from data_pipeline.plan import Plan
@@ -28,6 +30,7 @@ from data_pipeline.shards import BadSampleError, EncodedFace, Reason, ShardReade
 
 NAMED_BAD_SAMPLES = 10  # an error is one line
 MOST_OPEN_SHARDS = 256  # a quarter of the usual limit of open files
+READ_PAUSES_S = (0.1, 1.0)  # before a read is tried again; then its sample counts as bad
 
 
 class MicroBatch(NamedTuple):
@@ -48,6 +51,7 @@ class _Drawn:
     sample: np.ndarray
     parameters: Parameters
     found: dict[int, str]
+    """Bad samples found for it, added to until it is done."""
 
     @property
     def contents(self) -> list[bytes]:
@@ -76,7 +80,7 @@ class Assembler:
         self._quarantine = dict(quarantine)
         self._budget = bad_sample_budget
         self._reader = ShardReader(
-            dataset, max_open=min(MOST_OPEN_SHARDS, lanes * (plan.shuffle_window + 1))
+            dataset, max_open=min(MOST_OPEN_SHARDS, lanes * plan.shuffle_window)
         )
         self._check_budget()
         self._decoder = Decoder(
@@ -89,26 +93,27 @@ class Assembler:
         )
 
     def micro_batches(self, places: Iterable[tuple[int, int]]) -> Iterator[MicroBatch]:
-        """The micro-batches (step, lane) in turn; each is read while the last one is decoded."""
-        submitted = None
+        """The micro-batches (step, lane) in turn; one is decoded while the next is read."""
+        under_way: deque[_Drawn] = deque()
         for step, lane in places:
-            drawn = self._draw(step, lane)
-            made = None if submitted is None else self._finish(submitted)
-            self._decoder.submit(drawn.contents, drawn.parameters)
-            submitted = drawn
-            if made is not None:
-                yield made
-        if submitted is not None:
-            yield self._finish(submitted)
+            under_way.append(self._start(step, lane, {}))
+            if len(under_way) == UNDER_WAY:
+                yield self._finish(under_way)
+        while under_way:
+            yield self._finish(under_way)
 
     def close(self) -> None:
         """Close the files and stop the decoder's threads."""
         self._reader.close()
         self._decoder.close()
 
-    def _draw(self, step: int, lane: int) -> _Drawn:
-        """Read a micro-batch, with stand-ins for what is known or now found to be bad."""
-        found: dict[int, str] = {}
+    def _start(self, step: int, lane: int, found: dict[int, str]) -> _Drawn:
+        """Read a micro-batch, with stand-ins for what is bad, and have it decoded."""
+        drawn = self._draw(step, lane, found)
+        self._decoder.submit(drawn.contents, drawn.parameters)
+        return drawn
+
+    def _draw(self, step: int, lane: int, found: dict[int, str]) -> _Drawn:
         sample, epoch = self._plan.micro_batch(step, lane)
         sample, epoch = sample.copy(), epoch.copy()
         faces = [self._read(number, found) for number in sample.tolist()]
@@ -135,33 +140,43 @@ class Assembler:
             if face is not None:
                 yield face, sample, epoch
 
-    def _finish(self, drawn: _Drawn) -> MicroBatch:
-        """Wait for the decoder; where it fails, find the bad images and do the batch again."""
-        found = dict(drawn.found)
+    def _finish(self, under_way: deque[_Drawn]) -> MicroBatch:
+        """Wait for the oldest; where decoding fails, find the bad images and do all again."""
         while True:
             try:
                 image = self._decoder.collect()
                 break
             except UndecodableError:
-                bad = self._decoder.undecodable(drawn.contents, drawn.parameters)
+                bad = [
+                    (drawn, int(drawn.sample[place]))
+                    for drawn in under_way
+                    for place in self._decoder.undecodable(drawn.contents, drawn.parameters)
+                ]
                 if not bad:
                     raise
-            for place in bad:
-                self._add_bad(int(drawn.sample[place]), "decode", found)
-            drawn = self._draw(drawn.step, drawn.lane)
-            found |= drawn.found
-            self._decoder.submit(drawn.contents, drawn.parameters)
+            for drawn, sample in bad:
+                if sample not in self._quarantine:
+                    self._add_bad(sample, "decode", drawn.found)
+            for lost in [under_way.popleft() for _ in range(len(under_way))]:
+                under_way.append(self._start(lost.step, lost.lane, lost.found))
+        drawn = under_way.popleft()
         batch = face_batch(image, drawn.faces, drawn.sample)
-        return MicroBatch(batch, digest(drawn.sample), found)
+        return MicroBatch(batch, digest(drawn.sample), drawn.found)
 
     def _read(self, sample: int, found: dict[int, str]) -> EncodedFace | None:
         if sample in self._quarantine:
             return None
-        try:
-            return self._reader.read(sample)
-        except BadSampleError as error:
-            self._add_bad(sample, error.reason, found)
-            return None
+        pauses = iter(READ_PAUSES_S)
+        while True:
+            try:
+                return self._reader.read(sample)
+            except BadSampleError as error:
+                pause = next(pauses, None) if error.reason == "read" else None
+                if pause is None:
+                    self._add_bad(sample, error.reason, found)
+                    return None
+            time.sleep(pause)
+            self._reader.close()  # the handle itself may have become invalid
 
     def _add_bad(self, sample: int, reason: Reason, found: dict[int, str]) -> None:
         self._quarantine[sample] = found[sample] = reason

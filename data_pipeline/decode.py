@@ -2,12 +2,15 @@
 
 One graph serves both; `device` chooses. Every parameter of the augmentation is an input beside the
 bytes and DALI draws no random number, so a face's pixels depend on its own bytes and parameters
-alone: not on its place in the batch, on its neighbours or on the number of threads. This is the
-only file that imports DALI.
+alone: not on its place in the batch, on its neighbours or on the number of threads. The graph has
+only the steps that the augmentation asks for, and a step sees only the faces that undergo it.
+
+DALI hands over 8-bit levels; scaling them to -1..1 is also the copy into memory that torch owns.
+This is the only file that imports DALI.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,8 +23,10 @@ from PIL import Image
 from torch import Tensor
 
 from data_pipeline.augment import Augmentation, Parameters
+from data_pipeline.buffers import Buffers
 
-MIDDLE = 127.5  # maps 0..255 to -1..1, as published face models expect
+MIDDLE = np.float32(127.5)  # maps 0..255 to -1..1, as published face models expect
+UNDER_WAY = 2  # batches: one is decoded while another is scaled, and DALI never waits
 
 
 class UndecodableError(Exception):
@@ -29,7 +34,7 @@ class UndecodableError(Exception):
 
 
 class Decoder:
-    """One batch at a time: `submit` starts it in DALI's threads, `collect` waits for it."""
+    """Batches in turn: `submit` starts one in DALI's threads, `collect` waits for the oldest."""
 
     def __init__(
         self,
@@ -46,48 +51,41 @@ class Decoder:
         self._shape = (3, image_size, image_size)
         self._batch_size = batch_size
         self._threads = threads
-        self._recolours = augmentation.recolours
-        self._crops = augmentation.crops
+        self._augmentation = augmentation
         self._resizes = resizes or augmentation.crops
         self._device_id = None if chosen.type == "cpu" else chosen.index or 0
         self._stream = None if chosen.type == "cpu" else torch.cuda.Stream(chosen)
+        self._buffers = Buffers()
         self._pipeline: Pipeline | None = self._build()
 
     def submit(self, contents: Sequence[bytes], parameters: Parameters) -> None:
-        """Start decoding; the bytes are copied before this returns."""
+        """Start decoding; the bytes are copied before this returns.
+
+        At most `UNDER_WAY` batches may be submitted and not yet collected.
+        """
         if self._pipeline is None:  # DALI calls a pipeline that failed invalid
             self._pipeline = self._build()
-        feed = self._pipeline.feed_input
-        feed("content", [np.frombuffer(content, np.uint8) for content in contents])
-        feed("flip", parameters.flip)
-        if self._recolours:
-            feed("brightness", parameters.brightness)
-            feed("contrast", parameters.contrast)
-            feed("saturation", parameters.saturation)
-        if self._crops:
-            feed("window_start", parameters.window_start)
-            feed("window_stop", parameters.window_stop)
+        self._feed(self._pipeline, contents, parameters)
         self._pipeline.schedule_run()
 
     def collect(self) -> Float[Tensor, "batch 3 height width"]:
-        """The batch submitted last; raises `UndecodableError` where DALI could not decode it."""
+        """The oldest batch submitted, in memory of its own.
+
+        Raises:
+            UndecodableError: DALI could not decode it or one submitted after it; all are lost.
+        """
         assert self._pipeline is not None, "collect() without submit()"
         try:
             (images,) = self._pipeline.share_outputs()
         except RuntimeError as error:
             self._pipeline = None
             raise UndecodableError(str(error)) from error
-        self._pipeline.release_outputs()  # returns a slot; memory that is in use stays alive
         wrong = {tuple(shape) for shape in images.shape()} - {self._shape}
         if wrong:
+            self._pipeline = None
             raise UndecodableError(f"images of size {sorted(wrong)}, not {self._shape}")
-        if self._stream is None:
-            return torch.from_dlpack(images.as_tensor())
-        with torch.cuda.stream(self._stream):
-            # A copy into torch's memory: DALI reuses its own when the tensor dies, although
-            # kernels that read it may still be queued on the consumer's stream.
-            image = torch.from_dlpack(images.as_tensor()).clone()
-        self._stream.synchronize()
+        image = self._scaled(images.as_tensor())
+        self._pipeline.release_outputs()
         return image
 
     def undecodable(self, contents: Sequence[bytes], parameters: Parameters) -> list[int]:
@@ -95,9 +93,7 @@ class Decoder:
 
         None are named when even a good image fails: then it is the decoder that is broken.
         """
-        good = io.BytesIO()
-        Image.new("RGB", self._shape[1:]).save(good, "JPEG")
-        if not self._decodes(good.getvalue(), parameters.row(0)):
+        if not self._decodes(self._good_image(), parameters.row(0)):
             return []
         return [
             place
@@ -117,19 +113,81 @@ class Decoder:
             return False
         return True
 
+    def _good_image(self) -> bytes:
+        content = io.BytesIO()
+        Image.new("RGB", self._shape[1:]).save(content, "JPEG")
+        return content.getvalue()
+
+    def _scaled(self, levels: Any) -> Tensor:
+        """A batch of DALI's 8-bit levels as numbers from -1 to 1 in torch's memory."""
+        if self._stream is None:
+            scaled = self._buffers.take((levels.shape()[0], *self._shape))
+            np.subtract(np.asarray(levels), MIDDLE, out=scaled, dtype=np.float32)
+            np.divide(scaled, MIDDLE, out=scaled)
+            return torch.from_numpy(scaled)
+        with torch.cuda.stream(self._stream):
+            image = torch.from_dlpack(levels).float().sub_(MIDDLE.item()).div_(MIDDLE.item())
+        self._stream.synchronize()  # DALI writes over the levels once they are released
+        return image
+
+    def _feed(self, pipeline: Pipeline, contents: Sequence[bytes], faces: Parameters) -> None:
+        feed, augmentation = pipeline.feed_input, self._augmentation
+        feed("content", [np.frombuffer(content, np.uint8) for content in contents])
+        feed("flip", faces.flip)
+        if augmentation.crops:
+            feed("window_start", faces.window_start)
+            feed("window_stop", faces.window_stop)
+        if augmentation.covers:
+            side = np.float32(self._shape[1])
+            start, stop = np.round(faces.cover_start * side), np.round(faces.cover_stop * side)
+            feed("covered", faces.covered)
+            feed("cover_start", start.reshape(len(start), -1))
+            feed("cover_shape", (stop - start).reshape(len(start), -1))
+            feed("cover_colour", faces.cover_colour)
+        if augmentation.low_resolution:
+            feed("shrunk", faces.shrunk)
+            feed("shrunk_side", np.maximum(np.floor(faces.shrunk_side * self._shape[1]), 1))
+            feed("shrinking_filter", faces.shrinking_filter)
+            feed("growing_filter", faces.growing_filter)
+        if augmentation.blur:
+            feed("blurred", faces.blurred)
+            feed("blur_sigma", faces.blur_sigma)
+        if augmentation.jpeg:
+            feed("compressed", faces.compressed)
+            feed("jpeg_quality", faces.jpeg_quality)
+        if augmentation.recolours:
+            feed("recoloured", faces.recoloured)
+            feed("brightness", faces.brightness)
+            feed("contrast", faces.contrast)
+            feed("saturation", faces.saturation)
+            feed("hue_deg", faces.hue_deg)
+
     def _build(self) -> Pipeline:
         pipeline = Pipeline(
             batch_size=self._batch_size,
             num_threads=self._threads,
             device_id=self._device_id,
-            prefetch_queue_depth=1,  # submit and collect take turns
+            prefetch_queue_depth=UNDER_WAY,
+            # The other executor takes its memory anew for each batch, and on a CPU the kernel
+            # then clears every page of it: a tenth of the time and more.
+            exec_dynamic=self._device_id is not None,
         )
         with pipeline:
             pipeline.set_outputs(self._graph())
         pipeline.build()
+        # DALI's first run takes as many batches as may be under way: these are they.
+        unchanged = Augmentation().parameters(np.zeros(1, np.int64), np.zeros(1, np.int64))
+        for _ in range(UNDER_WAY):
+            self._feed(pipeline, [self._good_image()], unchanged)
+        pipeline.schedule_run()
+        for _ in range(UNDER_WAY):
+            pipeline.share_outputs()
+            pipeline.release_outputs()
         return pipeline
 
     def _graph(self) -> Any:
+        """The steps in the order of `Augmentation`'s fields."""
+        augmentation, (_, height, width) = self._augmentation, self._shape
         image: Any = fn.decoders.image(
             _input("content", DALIDataType.UINT8, ndim=1),
             device="cpu" if self._device_id is None else "mixed",
@@ -141,31 +199,91 @@ class Decoder:
         )
         if self._resizes:
             window = {}
-            if self._crops:
+            if augmentation.crops:
                 window = {
                     "roi_start": _input("window_start", DALIDataType.FLOAT, ndim=1),
                     "roi_end": _input("window_stop", DALIDataType.FLOAT, ndim=1),
                     "roi_relative": True,
                 }
-            _, height, width = self._shape
             image = fn.resize(image, resize_y=height, resize_x=width, **window)
-        if self._recolours:
-            image = fn.color_twist(
+        if augmentation.covers:
+            image = _changed(
                 image,
-                brightness=_input("brightness", DALIDataType.FLOAT, ndim=0),
-                contrast=_input("contrast", DALIDataType.FLOAT, ndim=0),
-                saturation=_input("saturation", DALIDataType.FLOAT, ndim=0),
-                dtype=DALIDataType.FLOAT,  # neither rounded nor clipped on the way
+                "covered",
+                lambda chosen, start, shape, colour: fn.erase(
+                    chosen, anchor=start, shape=shape, axis_names="HW", fill_value=colour
+                ),
+                _input("cover_start", DALIDataType.FLOAT, ndim=1),
+                _input("cover_shape", DALIDataType.FLOAT, ndim=1),
+                _input("cover_colour", DALIDataType.FLOAT, ndim=1),
+            )
+        if augmentation.low_resolution:
+            image = _changed(
+                image,
+                "shrunk",
+                lambda chosen, side, shrinking, growing: _resized(
+                    _resized(chosen, side, side, shrinking), height, width, growing
+                ),
+                _input("shrunk_side", DALIDataType.FLOAT, ndim=0),
+                _filter("shrinking_filter"),
+                _filter("growing_filter"),
+            )
+        if augmentation.blur:
+            image = _changed(
+                image,
+                "blurred",
+                lambda chosen, sigma: fn.gaussian_blur(chosen, sigma=sigma),
+                _input("blur_sigma", DALIDataType.FLOAT, ndim=0),
+            )
+        if augmentation.jpeg:
+            image = _changed(
+                image,
+                "compressed",
+                lambda chosen, quality: fn.jpeg_compression_distortion(chosen, quality=quality),
+                _input("jpeg_quality", DALIDataType.INT32, ndim=0),
+            )
+        if augmentation.recolours:
+            image = _changed(
+                image,
+                "recoloured",
+                lambda chosen, brightness, contrast, saturation, hue: fn.color_twist(
+                    chosen, brightness=brightness, contrast=contrast, saturation=saturation, hue=hue
+                ),
+                _input("brightness", DALIDataType.FLOAT, ndim=0),
+                _input("contrast", DALIDataType.FLOAT, ndim=0),
+                _input("saturation", DALIDataType.FLOAT, ndim=0),
+                _input("hue_deg", DALIDataType.FLOAT, ndim=0),
             )
         return fn.crop_mirror_normalize(
             image,
             mirror=_input("flip", DALIDataType.INT32, ndim=0),
-            mean=MIDDLE,
-            std=MIDDLE,
-            dtype=DALIDataType.FLOAT,
+            mean=0.0,
+            std=1.0,
+            dtype=DALIDataType.UINT8,
             output_layout="CHW",
         )
 
 
 def _input(name: str, dtype: DALIDataType, *, ndim: int) -> Any:
     return fn.external_source(name=name, batch=True, dtype=dtype, ndim=ndim)
+
+
+def _changed(image: Any, flag: str, change: Callable[..., Any], *arguments: Any) -> Any:
+    """`change(image, *arguments)` for the faces whose flag is set, and the others as they are.
+
+    These are the two operators that an `if` of DALI's becomes; writing them out spares its
+    rewriting of our source, which cannot see through decorators such as a shape check.
+    """
+    operators: Any = fn._conditional  # pyright: ignore[reportAttributeAccessIssue]: not in stubs
+    chosen = _input(flag, DALIDataType.BOOL, ndim=0)
+    split = [operators.split(part, predicate=chosen, _if_stmt=True) for part in (image, *arguments)]
+    changed = change(*(yes for yes, _ in split))
+    return operators.merge(changed, split[0][1], predicate=chosen)
+
+
+def _resized(image: Any, height: Any, width: Any, how: Any) -> Any:
+    return fn.resize(image, resize_y=height, resize_x=width, interp_type=how, antialias=False)
+
+
+def _filter(name: str) -> Any:
+    return fn.reinterpret(_input(name, DALIDataType.INT32, ndim=0), dtype=DALIDataType.INTERP_TYPE)

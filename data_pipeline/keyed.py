@@ -40,9 +40,14 @@ def permutation(n: int, *keys: Key) -> Int64[np.ndarray, " n"]:
     return np.argsort(hash64(*keys, np.arange(n)), kind="stable").astype(np.int64, copy=False)
 
 
+def purpose(name: str) -> int:
+    """The number that a string stands for as a key: for tables of many purposes."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+
+
 def _as_uint64(key: Key) -> np.ndarray:
     if isinstance(key, str):
-        key = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
+        key = purpose(key)
     if isinstance(key, np.ndarray):
         return key.astype(np.uint64)
     return np.asarray(int(key) & 0xFFFFFFFFFFFFFFFF, np.uint64)

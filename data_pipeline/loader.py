@@ -10,6 +10,7 @@ a bad sample gets is decided in `assembly`.
 import logging
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import count, islice
@@ -22,7 +23,7 @@ import torch
 from data_pipeline.assembly import MOST_OPEN_SHARDS, Assembler, face_batch
 from data_pipeline.augment import Augmentation, Parameters
 from data_pipeline.batch import FaceBatch
-from data_pipeline.decode import Decoder, UndecodableError
+from data_pipeline.decode import UNDER_WAY, Decoder, UndecodableError
 from data_pipeline.errors import DataError
 from data_pipeline.index import Dataset
 from data_pipeline.plan import Plan
@@ -204,30 +205,32 @@ def read_batches(
         threads=threads,
     )
 
-    def finish(faces: list[EncodedFace], chosen: np.ndarray, parameters: Parameters) -> FaceBatch:
+    under_way: deque[tuple[list[EncodedFace], np.ndarray, Parameters]] = deque()
+
+    def finish() -> FaceBatch:
         try:
-            batch = face_batch(decoder.collect(), faces, chosen)
+            image = decoder.collect()
         except UndecodableError:
-            bad = decoder.undecodable([face.content for face in faces], parameters)
-            if not bad:
-                raise
-            raise BadSampleError(int(chosen[bad[0]]), "decode") from None
-        return _hand_over(batch, torch.device(device))
+            for faces, chosen, parameters in under_way:
+                bad = decoder.undecodable([face.content for face in faces], parameters)
+                if bad:
+                    raise BadSampleError(int(chosen[bad[0]]), "decode") from None
+            raise
+        faces, chosen, _ = under_way.popleft()
+        return _hand_over(face_batch(image, faces, chosen), torch.device(device))
 
     with closing(reader), closing(decoder):
-        submitted = None
         try:
             for start in range(0, len(numbers), batch_size):
                 chosen = numbers[start : start + batch_size].copy()
                 faces = [reader.read(sample) for sample in chosen.tolist()]
-                made = None if submitted is None else finish(*submitted)
                 parameters = augmentation.parameters(np.zeros_like(chosen), chosen)
                 decoder.submit([face.content for face in faces], parameters)
-                submitted = (faces, chosen, parameters)
-                if made is not None:
-                    yield made
-            if submitted is not None:
-                yield finish(*submitted)
+                under_way.append((faces, chosen, parameters))
+                if len(under_way) == UNDER_WAY:
+                    yield finish()
+            while under_way:
+                yield finish()
         except BadSampleError as error:
             raise DataError(
                 f"{dataset.path}: {reader.where(error.sample)} cannot be used ({error.reason}); "

@@ -4,7 +4,7 @@ The libraries take plain arguments and never see the configuration.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from data_pipeline.index import Dataset
 from data_pipeline.loader import Loader
 from data_pipeline.pairs import PairSet
 from data_pipeline.plan import Plan, share
+from data_pipeline.presets import PRESETS
 from sharded_fc import ShardedHead
 from trainer import backbones, schedule
 from trainer.backbones import table
@@ -124,6 +125,24 @@ def _head(config: RunConfig, dataset: Dataset, topology: Topology) -> ShardedHea
         raise RunError(f"head: {error}") from error
 
 
+def augmentation(config: RunConfig) -> Augmentation:
+    """What is done to a training face: the preset with the run file's changes.
+
+    Raises:
+        RunError: the changes do not go together.
+    """
+    augment = config.data.augment
+    changed = {
+        field.name: value
+        for field in fields(Augmentation)
+        if (value := getattr(augment, field.name, None)) is not None
+    }
+    try:
+        return replace(PRESETS[augment.preset], **changed, seed=config.seed)
+    except ValueError as error:
+        raise RunError(f"data.augment: {error}") from error
+
+
 def loader(
     config: RunConfig,
     parts: Parts,
@@ -133,20 +152,12 @@ def loader(
     quarantine: Mapping[int, str],
 ) -> Loader:
     """This rank's batches from `start_step` on, decoded on its device."""
-    augment = config.data.augment
     return Loader(
         parts.dataset,
         parts.plan,
         parts.micro_batches,
         image_size=config.data.image_size,
-        augmentation=Augmentation(
-            flip=augment.flip,
-            brightness=augment.brightness,
-            contrast=augment.contrast,
-            saturation=augment.saturation,
-            crop=augment.crop,
-            seed=config.seed,
-        ),
+        augmentation=augmentation(config),
         device=str(topology.device),
         threads=config.data.threads,
         start_step=start_step,

@@ -12,6 +12,7 @@ import yaml
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from trainer.backbones.table import BACKBONES
+from trainer.config_augment import AugmentConfig
 from trainer.config_fields import NonNegative, Positive, Rate, Share, ShareBelowOne, config
 from trainer.config_head import HeadConfig
 from trainer.errors import RunFileError
@@ -24,22 +25,6 @@ def _known_backbone(name: str) -> str:
     if name not in BACKBONES:
         raise ValueError(f"no backbone of this name; there are {', '.join(sorted(BACKBONES))}")
     return name
-
-
-@config
-class AugmentConfig:
-    """What is done to a training face; every parameter is keyed by (seed, epoch, sample)."""
-
-    flip: Share = 0.5
-    """Share of the faces mirrored left to right."""
-    brightness: Share = 0.0
-    """Largest relative change of brightness."""
-    contrast: Share = 0.0
-    """Largest relative change of contrast."""
-    saturation: Share = 0.0
-    """Largest relative change of saturation."""
-    crop: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
-    """Largest share of the sides that a random window leaves out."""
 
 
 @config

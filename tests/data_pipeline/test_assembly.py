@@ -1,6 +1,7 @@
 """Bad samples are replaced by a rule, whether they were known before or are found on the way."""
 
 import re
+from collections import Counter
 from itertools import product
 
 import numpy as np
@@ -9,12 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.assembly import Assembler
+from data_pipeline.assembly import READ_PAUSES_S, Assembler
 from data_pipeline.augment import Augmentation
 from data_pipeline.batch import digest
 from data_pipeline.decode import UndecodableError
 from data_pipeline.errors import DataError
 from data_pipeline.plan import Plan
+from data_pipeline.shards import BadSampleError, ShardReader
 from tests.data_pipeline.faces import dataset_of, flip_byte, jpeg
 
 NUM_SAMPLES = 40
@@ -170,6 +172,69 @@ def test_a_dataset_without_a_good_sample_is_refused_whatever_the_budget(tmp_path
     plan = plan_of(dataset, micro_batches=1, micro_batch_size=4)
     with pytest.raises(DataError, match=r"6 bad samples \(6 decode\), so all:"):
         made_by(dataset, plan, [(0, 0)], budget=100)
+
+
+class Flaky:
+    """Reading that fails so many times for some samples before it works."""
+
+    def __init__(self, monkeypatch, failures):
+        self.left, self.pauses, self.closed = Counter(failures), [], 0
+        read, close = ShardReader.read, ShardReader.close
+
+        def flaky(reader, sample):
+            if self.left[sample] > 0:
+                self.left[sample] -= 1
+                raise BadSampleError(sample, "read")
+            return read(reader, sample)
+
+        def closing(reader):
+            self.closed += 1
+            close(reader)
+
+        monkeypatch.setattr(ShardReader, "read", flaky)
+        monkeypatch.setattr(ShardReader, "close", closing)
+        monkeypatch.setattr("data_pipeline.assembly.time.sleep", self.pauses.append)
+
+
+def test_a_read_that_fails_for_a_moment_costs_a_pause_and_no_sample(
+    dataset, discovered, monkeypatch
+):
+    flaky = Flaky(monkeypatch, {0: 1, 7: 2, 15: 1})
+    made = made_by(dataset, plan_of(dataset), ALL_PLACES)
+    assert all(same(a, b) for a, b in zip(made, discovered, strict=True))
+    assert sorted(flaky.pauses) == sorted([READ_PAUSES_S[0]] * 3 + [READ_PAUSES_S[1]])
+    assert flaky.closed == len(flaky.pauses) + 1  # files are opened anew, and closed at the end
+
+
+def test_a_read_that_keeps_failing_is_counted_as_one(dataset, monkeypatch):
+    flaky = Flaky(monkeypatch, {0: 100})
+    made = made_by(dataset, plan_of(dataset), ALL_PLACES, budget=7)
+    found = {s: r for m in made for s, r in m.quarantined.items()}
+    assert found == BAD | {0: "read"}
+    assert flaky.pauses == list(READ_PAUSES_S)
+
+
+@pytest.mark.parametrize("reason", ["crc", "label"])
+def test_what_no_second_read_can_mend_is_not_read_again(dataset, monkeypatch, reason):
+    flaky = Flaky(monkeypatch, {})
+    places = [(step, lane) for step, lane in ALL_PLACES if step < 8]
+    made = made_by(dataset, plan_of(dataset), places)
+    assert reason in {r for m in made for r in m.quarantined.values()}
+    assert flaky.pauses == []
+
+
+def test_a_failure_to_decode_loses_no_batch_that_was_under_way_behind_it(tmp_path):
+    """Neighbouring micro-batches of one lane, both bad, and a bad stand-in between them."""
+    contents = [b"none" if s in (1, 4, 5, 6) else jpeg(s) for s in range(20)]
+    dataset = dataset_of(tmp_path / "faces", contents, [s % 5 for s in range(20)])
+    plan = plan_of(dataset, micro_batches=1, micro_batch_size=4)
+    places = [(step, 0) for step in range(10)]
+    known = dict.fromkeys((1, 4, 5, 6), "decode")
+    found_on_the_way = made_by(dataset, plan, places, budget=4)
+    told_before = made_by(dataset, plan, places, budget=4, quarantine=known)
+    assert all(same(a, b) for a, b in zip(found_on_the_way, told_before, strict=True))
+    reported = [s for m in found_on_the_way for s in m.quarantined]
+    assert sorted(reported) == [1, 4, 5, 6]
 
 
 def test_a_broken_decoder_is_not_blamed_on_the_samples(dataset, monkeypatch):

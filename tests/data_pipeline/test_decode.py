@@ -10,13 +10,29 @@ import pytest
 import torch
 from PIL import Image
 
-from data_pipeline.augment import Augmentation, Parameters
+from data_pipeline.augment import FILTERS, Augmentation, Parameters
 from data_pipeline.decode import Decoder, UndecodableError
+from data_pipeline.presets import PRESETS
 from tests.data_pipeline.faces import jpeg, pixels
 
 FACES = [jpeg(seed) for seed in range(8)]
 COLOURED = Augmentation(flip=0.5, brightness=0.3, contrast=0.3, saturation=0.3)
-EVERYTHING = Augmentation(flip=0.5, brightness=0.3, contrast=0.3, saturation=0.3, crop=0.3)
+EVERYTHING = Augmentation(
+    crop=0.3,
+    blackout=0.2,
+    occlusion=0.2,
+    mask=0.2,
+    low_resolution=0.5,
+    blur=0.5,
+    jpeg=0.5,
+    recolour=0.7,
+    brightness=0.3,
+    contrast=0.3,
+    saturation=0.3,
+    hue_deg=20.0,
+    grey=0.2,
+    flip=0.5,
+)
 
 
 def decoder(augmentation=Augmentation(), *, image_size=32, resizes=False, threads=1, batch_size=8):  # noqa: B008 - frozen
@@ -37,6 +53,12 @@ def neutral(count: int, **changed: float) -> Parameters:
     return replace(
         plain, **{k: np.full_like(getattr(plain, k), value) for k, value in changed.items()}
     )
+
+
+def chosen(flag: str, **changed: float) -> Parameters:
+    """Neutral parameters of eight faces, but every second face has the flag and these values."""
+    half = np.arange(8) % 2 == 1
+    return replace(neutral(8, **changed), **{flag: half})
 
 
 def decode(made: Decoder, contents: list[bytes], parameters: Parameters) -> torch.Tensor:
@@ -87,20 +109,128 @@ def test_a_flip_mirrors_the_columns_exactly():
     assert torch.equal(flipped[1::2], image[1::2].flip(-1))
 
 
-def test_colours_follow_their_formulas_without_rounding_or_clipping():
+def test_colours_follow_their_formulas_and_are_rounded_to_levels_like_the_rest():
     made = decoder(COLOURED)
     plain = levels(decode(made, FACES, neutral(8)))
-    bright = levels(decode(made, FACES, neutral(8, brightness=1.25)))
-    # float32 through a 3 x 3 matrix: a few units of 255 * 6e-8.
-    np.testing.assert_allclose(bright, plain * 1.25, rtol=0, atol=2e-4)
-    assert bright.max() > 256
-    contrast = levels(decode(made, FACES, neutral(8, contrast=0.8)))
-    np.testing.assert_allclose(contrast, (plain - 128) * 0.8 + 128, rtol=0, atol=2e-4)
-    saturation = levels(decode(made, FACES, neutral(8, saturation=0.7)))
-    grey = plain @ np.array([0.299, 0.587, 0.114])
+
+    def recoloured(**changed: float) -> np.ndarray:
+        return levels(decode(made, FACES, neutral(8, recoloured=True, **changed)))
+
+    # A level is rounded to the nearest: half a level, and float32 through a 3 x 3 matrix.
+    rounded = 0.5 + 1e-3
+    bright = recoloured(brightness=1.25)
+    np.testing.assert_allclose(bright, (plain * 1.25).clip(0, 255), rtol=0, atol=rounded)
+    contrast = recoloured(contrast=0.8)
+    np.testing.assert_allclose(contrast, (plain - 128) * 0.8 + 128, rtol=0, atol=rounded)
+    saturation = recoloured(saturation=0.7)
+    grey = np.expand_dims(plain @ np.array([0.299, 0.587, 0.114]), -1)
     # DALI goes through a rounded YIQ matrix, so a grey level differs by up to 0.4 of 255.
-    expected = grey[..., None] + 0.7 * (plain - grey[..., None])
-    np.testing.assert_allclose(saturation, expected, rtol=0, atol=0.5)
+    expected = (grey + 0.7 * (plain - grey)).clip(0, 255)
+    np.testing.assert_allclose(saturation, expected, rtol=0, atol=rounded + 0.5)
+    without = recoloured(saturation=0.0)
+    np.testing.assert_allclose(without, np.broadcast_to(grey, plain.shape), rtol=0, atol=1.5)
+
+
+STEPS = {  # what is asked for, the flag of a face, and values that change it
+    "cover": (Augmentation(mask=0.5), "covered", {"cover_stop": 0.5}),
+    "low resolution": (Augmentation(low_resolution=0.5), "shrunk", {"shrunk_side": 0.3}),
+    "blur": (Augmentation(blur=0.5), "blurred", {"blur_sigma": 1.5}),
+    "jpeg": (Augmentation(jpeg=0.5), "compressed", {"jpeg_quality": 20}),
+    "colours": (Augmentation(brightness=0.3), "recoloured", {"brightness": 1.2}),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_changes_the_faces_chosen_and_no_other(step):
+    augmentation, flag, changed = STEPS[step]
+    plain = decode(decoder(), FACES, neutral(8))
+    image = decode(decoder(augmentation), FACES, chosen(flag, **changed))
+    assert torch.equal(image[0::2], plain[0::2])
+    for place in range(1, 8, 2):
+        assert not torch.equal(image[place], plain[place])
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_step_may_see_no_face_or_all(share):
+    for augmentation, flag, changed in STEPS.values():
+        parameters = replace(neutral(8, **changed), **{flag: np.full(8, share == 1)})
+        image = decode(decoder(augmentation), FACES, parameters)
+        plain = decode(decoder(), FACES, neutral(8))
+        assert torch.equal(image, plain) == (share == 0)
+
+
+def test_covers_are_painted_over_their_pixels_alone():
+    start, stop = (np.zeros_like(neutral(8).cover_start) for _ in range(2))
+    start[:, 0], stop[:, 0] = (0.25, 0.125), (0.5, 0.75)
+    start[:, 3], stop[:, 3] = (0.75, 0.0), (1.0, 1.0)
+    parameters = replace(
+        neutral(8, covered=True),
+        cover_start=start,
+        cover_stop=stop,
+        cover_colour=np.tile(np.array([10, 200, 30], np.float32), (8, 1)),
+    )
+    expected = levels(decode(decoder(), FACES, neutral(8)))
+    expected[:, 8:16, 4:24] = expected[:, 24:32] = (10, 200, 30)
+    image = levels(decode(decoder(Augmentation(occlusion=0.5)), FACES, parameters))
+    np.testing.assert_allclose(image, expected, rtol=0, atol=1e-5)  # levels, as above
+
+
+def test_low_resolution_halves_to_means_of_four_and_grows_linearly():
+    parameters = neutral(8, shrunk=True, shrunk_side=0.5, shrinking_filter=1, growing_filter=1)
+    image = levels(decode(decoder(Augmentation(low_resolution=1.0)), FACES, parameters))
+    for levels_of_one, content in zip(image, FACES, strict=True):
+        small = Image.fromarray(pixels(content)).resize((16, 16), Image.Resampling.BOX)
+        expected = small.resize((32, 32), Image.Resampling.BILINEAR)
+        # Two roundings to 8 bits on each side; the second may see values that differ by one.
+        np.testing.assert_allclose(levels_of_one, np.asarray(expected), rtol=0, atol=2.001)
+
+
+@pytest.mark.parametrize("how", range(FILTERS))
+def test_every_filter_keeps_a_smooth_picture_alike(how):
+    ramp = np.tile(np.linspace(20, 230, 32).astype(np.uint8)[None, :, None], (32, 1, 3))
+    content = io.BytesIO()
+    Image.fromarray(ramp).save(content, "PNG")
+    parameters = neutral(1, shrunk=True, shrunk_side=0.5, shrinking_filter=how, growing_filter=how)
+    image = levels(
+        decode(decoder(Augmentation(low_resolution=1.0)), [content.getvalue()], parameters)
+    )[0]
+    # A pixel of the small picture stands for two of the ramp's: 6.8 levels each, so any value that
+    # a filter gives lies within two pixels' steps; at the edge a filter may overshoot a little.
+    assert np.abs(image - ramp).max() < 2 * 6.8 + 3
+
+
+def test_blur_keeps_the_mean_and_takes_the_contrast():
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(noise).save(content, "PNG")
+    parameters = neutral(1, blurred=True, blur_sigma=1.5)
+    image = levels(decode(decoder(Augmentation(blur=1.0)), [content.getvalue()], parameters))[0]
+    # Independent pixels under a Gaussian of sigma s keep 1 / (2 s sqrt(pi)) of their deviation:
+    # 0.188; correlated neighbours and the border make the estimate vary by a tenth or so.
+    assert 0.15 < image.std() / noise.std() < 0.24
+    assert abs(image.mean() - noise.mean()) < 2  # the border counts twice
+
+
+def test_jpeg_artefacts_grow_as_the_quality_falls():
+    made = decoder(Augmentation(jpeg=1.0))
+    plain = levels(decode(made, FACES, neutral(8)))
+    error = [
+        np.abs(levels(decode(made, FACES, neutral(8, compressed=True, jpeg_quality=q))) - plain)
+        for q in (95, 50, 10)
+    ]
+    assert 0 < error[0].mean() < error[1].mean() < error[2].mean()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_gives_levels_that_do_not_depend_on_the_batch(preset):
+    augmentation = replace(PRESETS[preset], seed=3)
+    together = with_parameters(decoder(augmentation, threads=2), augmentation, list(range(8)))
+    back = levels(together)
+    np.testing.assert_allclose(back, back.round(), rtol=0, atol=1e-5)  # as above
+    apart = decoder(augmentation)
+    for first in range(0, 8, 2):
+        part = with_parameters(apart, augmentation, [first + 1, first])
+        assert torch.equal(part, together[[first + 1, first]])
 
 
 @pytest.mark.parametrize("image_size", [20, 48])
@@ -153,6 +283,30 @@ def test_batches_handed_out_are_never_written_again():
         assert torch.equal(image, copy)
 
 
+def test_memory_is_used_again_once_a_batch_and_its_views_are_forgotten():
+    made = decoder()
+    image = decode(made, FACES, neutral(8))
+    view, place = image[2:], image.data_ptr()
+    copy = view.clone()
+    del image
+    while_viewed = decode(made, FACES[::-1], neutral(8))
+    assert while_viewed.data_ptr() != place
+    assert torch.equal(view, copy)
+    del view
+    assert decode(made, FACES, neutral(8)).data_ptr() == place
+
+
+def test_two_batches_may_be_under_way_and_come_back_in_turn():
+    made = decoder(EVERYTHING)
+    first = with_parameters(made, EVERYTHING, [0, 1, 2])
+    second = with_parameters(made, EVERYTHING, [4, 5])
+    sample, epoch = np.arange(6), np.full(6, 2)
+    made.submit(FACES[:3], EVERYTHING.parameters(epoch[:3], sample[:3]))
+    made.submit(FACES[4:6], EVERYTHING.parameters(epoch[:2], sample[4:]))
+    assert torch.equal(made.collect(), first)
+    assert torch.equal(made.collect(), second)
+
+
 def test_grey_and_progressive_and_png_images_become_rgb():
     grey = jpeg(5, mode="L")
     others = []
@@ -182,6 +336,18 @@ def test_an_undecodable_image_is_found_among_the_good_ones(bad):
     with pytest.raises(UndecodableError):
         decode(made, contents, parameters)
     assert made.undecodable(contents, parameters) == [2, 4]
+    after = with_parameters(made, EVERYTHING, [0, 1, 2])
+    assert torch.equal(after, with_parameters(decoder(EVERYTHING), EVERYTHING, [0, 1, 2]))
+
+
+def test_a_failure_loses_all_that_is_under_way_and_nothing_after_it():
+    made = decoder(EVERYTHING)
+    sample = np.arange(2)
+    parameters = EVERYTHING.parameters(sample, sample)
+    made.submit(FACES[:2], parameters)
+    made.submit([FACES[0], b"not an image"], parameters)
+    with pytest.raises(UndecodableError):
+        [made.collect() for _ in range(2)]
     after = with_parameters(made, EVERYTHING, [0, 1, 2])
     assert torch.equal(after, with_parameters(decoder(EVERYTHING), EVERYTHING, [0, 1, 2]))
 
