@@ -10,15 +10,16 @@ import copy
 import logging
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from data_pipeline.cache import Stopped
 from data_pipeline.errors import DataError
 from data_pipeline.index import Dataset
-from data_pipeline.plan import Plan
+from data_pipeline.orders import Order
 from data_pipeline.tar_files import TarFiles
 
 FETCHES_AT_ONCE = 4  # one stream of object storage gives some 50 to 100 MB/s
@@ -27,17 +28,28 @@ CLOSE_TIMEOUT_S = 5.0  # they stop between two pieces; a hanging network is left
 log = logging.getLogger(__name__)
 
 
+@runtime_checkable  # by the shape checks of the tests
+class Fetching(Protocol):
+    """What this needs of `TarFiles`."""
+
+    remote: bool
+
+    def fetch(self, shard_index: int, *, stopping: Callable[[], bool]) -> None:
+        """Have a tar here before it is asked for."""
+        ...
+
+
 class ReadAhead:
     """Keeps the tars of the next window of each lane on this machine; idle if all are local."""
 
     def __init__(
         self,
         dataset: Dataset,
-        plan: Plan,
+        plan: Order,
         lanes: Sequence[int],
         *,
         start_step: int = 0,
-        tars: TarFiles | None = None,
+        tars: Fetching | None = None,
     ) -> None:
         """Start fetching for the steps from `start_step` on, in threads of its own.
 
