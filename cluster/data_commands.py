@@ -1,7 +1,7 @@
 """`facescale data ...`: datasets from folders or made up, and what is in them."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tyro.conf import Positional
 
@@ -17,28 +17,43 @@ def pack(
     *,
     seed: int = 0,
     shard_mib: int = 64,
+    max_unreadable: float = 0.01,
+    repeated: Literal["keep", "drop"] = "keep",
+    look_alikes: bool = False,
+    restart: bool = False,
     workers: int = 1,
     json: bool = False,
 ) -> int:
-    """Pack a folder of identities (`<identity>/<image>`) into a dataset.
+    """Pack images into a dataset: a folder of identities, a RecordIO set or a list.
+
+    A pack that was stopped goes on where it was when the command is repeated.
 
     Args:
-        source: folder with one folder of images for each identity
+        source: folder of `<identity>/<image>`, a `train.rec` or its folder, or a CSV, TSV or
+            Parquet list of paths and labels
         dest: the dataset to write; must not exist yet
         seed: of the order of samples and labels
         shard_mib: size at which a shard is full, in MiB
+        max_unreadable: share of images that may be unreadable; they are left out and counted
+        repeated: whether an identity keeps images whose bytes it has already
+        look_alikes: list images that look the same, too, in the dataset's duplicates.parquet
+        restart: give up what a stopped pack of the same name has done
         workers: processes that read and check images
         json: print the result as JSON
     """
     from data_pipeline.index import describe
     from data_pipeline.pack import pack as write
-    from data_pipeline.sources.folder import FolderSource
+    from data_pipeline.sources.opening import open_source
 
     dataset = write(
-        FolderSource.open(source),
+        open_source(source),
         dest,
         seed=seed,
         shard_bytes=shard_mib << 20,
+        max_unreadable=max_unreadable,
+        repeated=repeated,
+        look_alikes=look_alikes,
+        restart=restart,
         workers=workers,
         show_progress=True,
     )

@@ -9,6 +9,7 @@ import signal
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
@@ -20,12 +21,17 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
+class WorkerLostError(DataError):
+    """A worker ended by itself, over the oldest task without a result or the next it was given."""
+
+
 def map_in_order(
     function: Callable[[Task], Result], tasks: Iterable[Task], *, workers: int
 ) -> Iterator[Result]:
     """`map(function, tasks)`, computed by this process (`workers=1`) or by several others.
 
-    The function must survive pickling. Its exceptions end the map with their traceback.
+    The function must survive pickling. Its exceptions end the map with their traceback; a worker
+    that ends by itself ends it with a `WorkerLostError`.
     """
     if workers <= 1:
         yield from map(function, tasks)
@@ -46,7 +52,8 @@ def map_in_order(
             if len(waiting) == AHEAD * workers:
                 yield _answer(waiting.popleft())
             connection = connections[count % workers]
-            connection.send(task)
+            with suppress(BrokenPipeError, ConnectionResetError):  # `_answer` says so in its turn
+                connection.send(task)
             waiting.append(connection)
         while waiting:
             yield _answer(waiting.popleft())
@@ -61,7 +68,7 @@ def _answer(connection: Connection) -> Any:
     try:
         result, error = connection.recv()
     except (EOFError, ConnectionResetError):
-        raise DataError(
+        raise WorkerLostError(
             "a worker process ended by itself (out of memory?); try again with fewer workers"
         ) from None
     if error is not None:

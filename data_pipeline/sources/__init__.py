@@ -23,3 +23,17 @@ class Source(Protocol):
     def counts(self) -> Mapping[str, int]:
         """What listing passed over, by reason, e.g. {"ignored_files": 3}; kept in `index.json`."""
         ...
+
+
+@runtime_checkable
+class LargeSource(Source, Protocol):
+    """A source whose listing is too much to send to every worker process."""
+
+    def without_listing(self) -> Source:
+        """The same source for `read` alone; nobody iterates over it or asks for its counts."""
+        ...
+
+
+def for_workers(source: Source) -> Source:
+    """What worker processes get of a source."""
+    return source.without_listing() if isinstance(source, LargeSource) else source

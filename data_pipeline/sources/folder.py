@@ -8,7 +8,7 @@ somewhere else never reads (and publishes) a file of this machine.
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_pipeline.errors import DataError
@@ -16,6 +16,7 @@ from data_pipeline.errors import DataError
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 )
+SEPARATOR = "/"  # of names of files, which cannot hold it
 MAX_IMAGE_BYTES = 64 << 20  # a face of any use is far smaller; keeps one file from filling memory
 
 
@@ -38,7 +39,7 @@ class FolderSource:
         if not path.is_dir():
             raise DataError(f"the source {path} is not a folder of <identity>/<image>")
         root = path.resolve()
-        images: dict[str, tuple[str, ...]] = {}
+        images: dict[str, str] = {}
         ignored = empty = 0
         for entry in _listing(root):
             if entry.name.startswith(".") or not _inside(entry, root).is_dir():
@@ -47,7 +48,7 @@ class FolderSource:
             names = [_text(file, path) for file in _listing(Path(entry)) if _is_image(file, root)]
             ignored += len(_listing(Path(entry))) - len(names)
             if names:
-                images[_text(entry, path)] = tuple(names)
+                images[_text(entry, path)] = SEPARATOR.join(names)
             else:
                 empty += 1
         if not images:
@@ -55,7 +56,7 @@ class FolderSource:
                 f"the source {path} holds no images: expected <identity>/<image> with one of the "
                 f"suffixes {' '.join(sorted(SUFFIXES))}"
             )
-        return cls(root=root, images=images, ignored_files=ignored, empty_identities=empty)
+        return cls(root=root, images=_Names(images), ignored_files=ignored, empty_identities=empty)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         """(identity, image) of every image file."""
@@ -71,9 +72,29 @@ class FolderSource:
                 raise DataError(f"{info.st_size} bytes; the limit is {MAX_IMAGE_BYTES}")
             return stream.read(MAX_IMAGE_BYTES + 1)
 
+    def without_listing(self) -> "FolderSource":
+        """The same folder, for reading alone."""
+        return replace(self, images={})
+
     def counts(self) -> Mapping[str, int]:
         """Files and folders that hold no images."""
         return {"ignored_files": self.ignored_files, "empty_identities": self.empty_identities}
+
+
+class _Names(Mapping[str, tuple[str, ...]]):
+    """Names of files by folder: one string each folder, for there may be millions of files."""
+
+    def __init__(self, joined: Mapping[str, str]) -> None:
+        self._joined = joined
+
+    def __getitem__(self, folder: str) -> tuple[str, ...]:
+        return tuple(self._joined[folder].split(SEPARATOR))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._joined)
+
+    def __len__(self) -> int:
+        return len(self._joined)
 
 
 def _listing(folder: Path) -> list["os.DirEntry[str]"]:

@@ -20,6 +20,16 @@ def pixels(seed: int, size: int = 16) -> np.ndarray:
     return values.astype(np.uint8).transpose(1, 2, 0)
 
 
+def detailed(seed, side=112):
+    """A random picture with detail at all scales, coarse ones strongest, as photographs have."""
+    generator = np.random.default_rng(seed)
+    values = np.zeros((side, side, 3))
+    for cells in (2, 4, 8, 16):
+        coarse = generator.uniform(0, 255, (cells, cells, 3)).astype(np.uint8)
+        values += np.asarray(Image.fromarray(coarse).resize((side, side))) / cells
+    return (255 * (values - values.min()) / np.ptp(values)).astype(np.uint8)
+
+
 def encoded(image: np.ndarray | Image.Image, form: str = "JPEG", **options: object) -> bytes:
     """The image in a file format."""
     if isinstance(image, np.ndarray):

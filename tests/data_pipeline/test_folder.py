@@ -3,6 +3,7 @@ import os
 import pytest
 
 from data_pipeline.errors import DataError
+from data_pipeline.sources import for_workers
 from data_pipeline.sources.folder import MAX_IMAGE_BYTES, FolderSource
 from tests.data_pipeline.pictures import jpeg, write_folder
 
@@ -14,6 +15,12 @@ def test_a_folder_lists_the_images_of_each_identity_and_reads_their_bytes(tmp_pa
     assert set(source) == set(FACES)
     assert source.images["ann"] == ("1.jpg", "2.PNG")
     assert {key: source.read(*key) for key in source} == FACES
+
+
+def test_worker_processes_get_no_listing_but_read_all_the_same(tmp_path):
+    light = for_workers(FolderSource.open(write_folder(tmp_path, FACES)))
+    assert {key: light.read(*key) for key in FACES} == FACES
+    assert list(light) == []
 
 
 def test_what_is_no_image_is_passed_over_and_counted(tmp_path):

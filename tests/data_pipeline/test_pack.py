@@ -291,11 +291,11 @@ class Slow(FolderSource):
 
 if __name__ == "__main__":
     from data_pipeline.pack import pack
-    pack(Slow.open(sys.argv[1]), sys.argv[2], shard_bytes=1, workers=2)
+    pack(Slow.open(sys.argv[1]), sys.argv[2], shard_bytes=20_000, workers=2)
 """
 
 
-def test_a_pack_killed_in_the_middle_leaves_no_half_dataset_and_can_be_repeated(tmp_path):
+def test_a_pack_killed_in_the_middle_leaves_no_half_dataset_and_is_finished_by_the_next(tmp_path):
     source = write_folder(tmp_path / "faces", people({"ann": 100, "bob": 100}).images)
     script = tmp_path / "slow.py"
     script.write_text(SLOW_PACK)
@@ -313,7 +313,7 @@ def test_a_pack_killed_in_the_middle_leaves_no_half_dataset_and_can_be_repeated(
     assert process.returncode == -signal.SIGKILL
     assert not dest.exists()
     assert (tmp_path / "out.partial").exists()
-    dataset = pack(FolderSource.open(source), dest)
+    dataset = pack(FolderSource.open(source), dest, shard_bytes=SHARD_BYTES)
     dataset.verify()
     assert dataset.num_samples == 200
     assert not (tmp_path / "out.partial").exists()

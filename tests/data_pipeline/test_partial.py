@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.errors import DataError
-from data_pipeline.partial import committed_folder
+from data_pipeline.partial import committed_folder, resumable_folder
 
 
 def test_a_folder_appears_only_when_all_of_it_is_written(tmp_path):
@@ -94,3 +94,52 @@ def test_no_descriptor_stays_open(tmp_path):
         with committed_folder(tmp_path / name):
             pass
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_resumable_folder_appears_whole_and_without_its_scratch(tmp_path):
+    with resumable_folder(tmp_path / "out") as unfinished:
+        (unfinished.dataset / "file").write_text("content")
+        (unfinished.scratch / "notes").write_text("on the way")
+        assert not (tmp_path / "out").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_an_exception_leaves_a_folder_that_is_worth_keeping_unless_told_to_restart(
+    tmp_path, restart
+):
+    def interrupted():
+        with resumable_folder(tmp_path / "out") as unfinished:
+            (unfinished.dataset / "file").write_text("half")
+            unfinished.worth_keeping = True
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert not (tmp_path / "out").exists()
+    with resumable_folder(tmp_path / "out", restart=restart) as unfinished:
+        assert (unfinished.dataset / "file").exists() is not restart
+
+
+def test_an_exception_leaves_nothing_of_what_is_not_worth_keeping(tmp_path):
+    def interrupted():
+        with resumable_folder(tmp_path / "out") as unfinished:
+            (unfinished.dataset / "file").write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_resumable_folder_in_use_is_not_disturbed(tmp_path, restart):
+    with resumable_folder(tmp_path / "out") as unfinished:
+        (unfinished.dataset / "file").write_text("first")
+        with (
+            pytest.raises(DataError, match="is being written by another process"),
+            resumable_folder(tmp_path / "out", restart=restart),
+        ):
+            pass
+    assert (tmp_path / "out" / "file").read_text() == "first"
