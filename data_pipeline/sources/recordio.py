@@ -8,6 +8,7 @@ image, and its first label is its identity.
 An image is named `<number>@<offset>`: its number in the index, its place in the file.
 """
 
+import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from data_pipeline.recordio import heads_at, read_record, unpack_record
 from data_pipeline.sources.folder import MAX_IMAGE_BYTES
 from data_pipeline.sources.mapped import mapped_table
 
-_BLOCK_BYTES = 1 << 20  # of the index, at once: some 50,000 records
+_BLOCK_BYTES = 1 << 18  # of the index, at once: some 15,000 records
 _MAX_LABEL = 1 << 31  # far above what float32 holds exactly, far below what int64 does
 
 _LISTING = pyarrow.schema([(name, pyarrow.int64()) for name in ("number", "offset", "label")])
@@ -88,7 +89,9 @@ class _Lister:
     def __init__(self, rec: Path) -> None:
         self.identity_records = 0
         self._rec = rec
-        self._content = np.memmap(rec, np.uint8, mode="r")
+        with rec.open("rb") as file:
+            self._mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._content = np.frombuffer(self._mapped, np.uint8)
         self._end = -1  # offset of the last record listed
         self._first_identity: float = np.inf  # as long as no header names one
 
@@ -102,6 +105,7 @@ class _Lister:
             )
         self._end = offset[-1] if len(offset) else self._end
         heads = heads_at(self._content, offset)
+        self._mapped.madvise(mmap.MADV_DONTNEED)  # or every page that was looked at stays
         label, has_content = heads.label.astype(np.float64), heads.has_content.copy()
         for row in np.flatnonzero(~heads.valid):  # several parts, or not a record
             label[row], has_content[row] = self._slowly(int(number[row]), int(offset[row]))

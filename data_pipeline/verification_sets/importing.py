@@ -12,7 +12,7 @@ from data_pipeline.verification_sets.probe_set import pack_megaface
 from data_pipeline.verification_sets.template_set import pack_templates
 from data_pipeline.verification_sets.ytf import read_ytf
 
-Kind = ListForm | Literal["bin", "ytf", "ijb", "megaface"]
+Kind = Literal[ListForm, "bin", "ytf", "ijb", "megaface"]
 
 
 def import_verification_set(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from posixpath import normpath
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import pyarrow
@@ -119,10 +119,13 @@ def _numbered_paths(file: Path) -> dict[int, str]:
     """Paths by number, relative to the folder above the protocol's instead of to the protocol."""
     paths = {}
     for line, text in read_lines(file):
-        number, _, path = text.partition(" ")
-        if not (number.isascii() and number.isdecimal()) or not path.strip():
-            raise DataError(f"{file}, line {line}: expected `number path`, got {text[:80]!r}")
-        paths[int(number)] = normpath(f"Protocol/{path.strip()}")
+        try:
+            number, path = text.split(None, 1)
+            paths[int(number)] = normpath(f"Protocol/{path}")
+        except ValueError:
+            raise DataError(
+                f"{file}, line {line}: expected `number path`, got {text[:80]!r}"
+            ) from None
     return paths
 
 
@@ -207,4 +210,3 @@ _READERS: Mapping[ListForm, Callable[[Path], PairList]] = {
     "sllfw": _sllfw,
     "flagged": _flagged,
 }
-assert set(_READERS) == set(get_args(ListForm))

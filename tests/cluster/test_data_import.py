@@ -3,12 +3,14 @@
 import json
 import pickle
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from cluster import cli
+from cluster import cli, data_import
 from data_pipeline.pack import pack
 from data_pipeline.sources.opening import open_source
+from data_pipeline.verification_sets import importing
 from tests.data_pipeline.pictures import jpeg
 
 LIST = "1 a.jpg b.jpg\n0 a.jpg c.jpg\n"
@@ -73,3 +75,7 @@ def test_exporting_what_is_no_dataset_is_one_line(capsys, folder: Path):
     code, _, err = run(capsys, "export", folder, folder / "rec")
     assert (code, err.count("\n")) == (1, 1)
     assert not (folder / "rec").exists()
+
+
+def test_the_command_line_offers_every_kind_of_set():
+    assert set(get_args(data_import.Kind)) == set(get_args(importing.Kind))

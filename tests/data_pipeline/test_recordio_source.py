@@ -96,7 +96,7 @@ def test_what_workers_get_reads_but_carries_no_listing(tmp_path):
 
 
 def test_listing_holds_across_the_blocks_in_which_the_index_is_read(tmp_path):
-    count = 150_000  # 2 MB of index, read by the MiB
+    count = 100_000  # more than 1 MB of index, read in pieces of a quarter
     (tmp_path / "train.rec").write_bytes(part(0, image_record(b"faces", 1.0)) * count)
     lines = (f"{i}\t{40 * i}\n" for i in range(count))
     (tmp_path / "train.idx").write_text("".join(lines))
