@@ -16,7 +16,7 @@ pixels or the network.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ class Dataset:
         """Read `index.json` and check that every file of this machine is there and complete."""
         path = Path(path)
         dataset = cls(path=path, **read_index(path))
-        for file_path, file in dataset.local_files():
+        for file_path, file in dataset.local_files().items():
             check_size(file_path, file)
         return dataset
 
@@ -87,13 +87,13 @@ class Dataset:
             files |= shard.files()
         return files
 
-    def local_files(self) -> Iterator[tuple[Path, File]]:
-        """Every file of the dataset on this machine but `index.json`."""
-        for name, file in self.files().items():
-            yield self.path / name, file
+    def local_files(self) -> dict[Path, File]:
+        """Every file of the dataset on this machine but `index.json`, by path."""
+        files = {self.path / name: file for name, file in self.files().items()}
         for index, shard in enumerate(self.shards):
             if shard.tar_name is None and isinstance(place := self.tar_of(index), Path):
-                yield place, shard.tar
+                files[place] = shard.tar
+        return files
 
     def tar_of(self, shard_index: int) -> Path | Address:
         """Where a shard's tar lies: a path on this machine, or else an address."""
@@ -108,7 +108,7 @@ class Dataset:
 
         A tar in object storage is compared whenever it arrives, so not here.
         """
-        for path, file in self.local_files():
+        for path, file in self.local_files().items():
             check_size(path, file)
             if sha256_of(path) != file.sha256:
                 raise DataError(
