@@ -143,7 +143,16 @@ def _ask(path: Path, scratch: Path, *, size: int) -> dict[str, Any]:
     environment = {n: os.environ[n] for n in ("LD_LIBRARY_PATH",) if n in os.environ}
     try:
         child = subprocess.run(
-            [sys.executable, "-I", _READER, path.resolve(), scratch, str(allowance), str(seconds)],
+            [
+                sys.executable,
+                "-I",
+                "-S",
+                _READER,
+                path.resolve(),
+                scratch,
+                str(allowance),
+                str(seconds),
+            ],
             check=False,
             env=environment,
             stdin=subprocess.DEVNULL,

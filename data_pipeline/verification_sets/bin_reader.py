@@ -1,6 +1,6 @@
 """Read insightface's `.bin` verification set in a process of its own; leave plain files.
 
-    python -I bin_reader.py SET FOLDER ALLOWANCE_BYTES CPU_SECONDS
+    python -I -S bin_reader.py SET FOLDER ALLOWANCE_BYTES CPU_SECONDS
 
 Writes FOLDER/images (encoded images, one after the other), FOLDER/sizes (uint64 each) and
 FOLDER/same (one byte a pair). Prints one JSON object: {"images", "pairs"} or {"error"}. The set is
