@@ -26,7 +26,8 @@ from data_pipeline.batch import FaceBatch
 from data_pipeline.decode import UNDER_WAY, Decoder, UndecodableError
 from data_pipeline.errors import DataError
 from data_pipeline.index import Dataset
-from data_pipeline.plan import Plan
+from data_pipeline.orders import Order
+from data_pipeline.read_ahead import ReadAhead
 from data_pipeline.shards import BadSampleError, EncodedFace, ShardReader
 
 CLOSE_TIMEOUT_S = 30.0  # a micro-batch takes a second at most, a dead file system for ever
@@ -50,7 +51,7 @@ class Loader:
     def __init__(
         self,
         dataset: Dataset,
-        plan: Plan,
+        plan: Order,
         share: range,
         *,
         image_size: int,
@@ -88,8 +89,11 @@ class Loader:
                 quarantine=known,
                 bad_sample_budget=bad_sample_budget,
             )
-            with closing(assembler):
-                yield from _steps(assembler, share, start_step, stopping)
+            with (
+                closing(assembler),
+                closing(ReadAhead(dataset, plan, share, start_step=start_step)) as ahead,
+            ):
+                yield from _steps(assembler, ahead, share, start_step, stopping)
 
         self._device = torch.device(device)
         self._reading = _Background(steps, ahead=prefetch)
@@ -160,10 +164,15 @@ class _Background:
 
 
 def _steps(
-    assembler: Assembler, share: range, start_step: int, stopping: threading.Event
+    assembler: Assembler,
+    ahead: ReadAhead,
+    share: range,
+    start_step: int,
+    stopping: threading.Event,
 ) -> Iterator[LoadedStep]:
     def places() -> Iterator[tuple[int, int]]:
         for step in count(start_step):
+            ahead.reached(step)
             for lane in share:
                 if stopping.is_set():
                     return

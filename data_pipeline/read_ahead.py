@@ -11,7 +11,6 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -53,10 +52,11 @@ class ReadAhead:
     ) -> None:
         """Start fetching for the steps from `start_step` on, in threads of its own.
 
-        The plan is copied: plans keep what they computed last, and the reader is elsewhere in it.
+        If any tar is remote the plan is copied: plans keep what they computed last, and the reader
+        is elsewhere in it.
         """
         self._tars = tars or TarFiles(dataset)
-        self._plan = copy.deepcopy(plan)
+        self._plan = copy.deepcopy(plan) if self._tars.remote else plan
         self._lanes = tuple(lanes)
         self._first_sample = np.array([shard.first_sample for shard in dataset.shards])
         self._stride = max(1, dataset.num_samples // len(dataset.shards) // plan.micro_batch_size)
@@ -87,14 +87,6 @@ class ReadAhead:
             self._changed.notify_all()
         for thread in self._threads:
             thread.join(CLOSE_TIMEOUT_S)
-
-    def __enter__(self) -> "ReadAhead":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _run(self) -> None:
         while (shard := self._next()) is not None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import threading
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -88,13 +89,13 @@ def needed(dataset, plan, lanes, steps):
 @pytest.mark.parametrize("lanes", [range(2), range(1, 2)])
 def test_the_next_steps_of_a_ranks_own_lanes_are_fetched(local, lanes):
     plan, tars = plan_of(local), Recorded()
-    with ReadAhead(local, plan, lanes, start_step=5, tars=tars):
+    with closing(ReadAhead(local, plan, lanes, start_step=5, tars=tars)):
         tars.wait_for(needed(local, plan, lanes, range(5, 9)))
 
 
 def test_fetching_goes_on_as_training_does_and_over_the_end_of_an_epoch(local):
     plan, tars = plan_of(local), Recorded()
-    with ReadAhead(local, plan, range(2), tars=tars) as ahead:
+    with closing(ReadAhead(local, plan, range(2), tars=tars)) as ahead:
         for step in range(0, 60, 2):  # an epoch has 24 steps
             ahead.reached(step)
             tars.wait_for(needed(local, plan, range(2), range(step, step + 2)))
@@ -102,7 +103,7 @@ def test_fetching_goes_on_as_training_does_and_over_the_end_of_an_epoch(local):
 
 def test_no_more_than_a_window_of_each_lane_is_fetched_ahead(local):
     plan, tars = plan_of(local, window=2), Recorded()
-    with ReadAhead(local, plan, range(2), tars=tars) as ahead:
+    with closing(ReadAhead(local, plan, range(2), tars=tars)) as ahead:
         tars.wait_for(needed(local, plan, range(2), range(2)))
         ahead.reached(0)
     # A window is 2 shards of 2 micro-batches each: steps 0 to 4, looked at every other step.
@@ -111,7 +112,7 @@ def test_no_more_than_a_window_of_each_lane_is_fetched_ahead(local):
 
 def test_a_jump_forwards_leaves_out_what_was_jumped_over(local):
     plan, tars = plan_of(local, window=1), Recorded()
-    with ReadAhead(local, plan, range(1), tars=tars) as ahead:
+    with closing(ReadAhead(local, plan, range(1), tars=tars)) as ahead:
         ahead.reached(40)
         tars.wait_for(needed(local, plan, range(1), [40]))
     skipped = needed(local, plan, range(1), range(6, 38)) - needed(
@@ -123,7 +124,7 @@ def test_a_jump_forwards_leaves_out_what_was_jumped_over(local):
 def test_the_readers_own_plan_is_left_alone(local):
     plan, tars = plan_of(local), Recorded()
     before = plan.micro_batch(0, 0)[0].copy()
-    with ReadAhead(local, plan, range(2), start_step=20, tars=tars):
+    with closing(ReadAhead(local, plan, range(2), start_step=20, tars=tars)):
         tars.wait_for(needed(local, plan_of(local), range(2), [20]))
     assert not [key for key, _ in plan._held[0] if key != (0, 0)]
     assert (plan.micro_batch(0, 0)[0] == before).all()
@@ -131,14 +132,14 @@ def test_the_readers_own_plan_is_left_alone(local):
 
 def test_a_tar_that_cannot_be_fetched_does_not_end_the_others(local, caplog):
     plan, tars = plan_of(local), Recorded(fault=DataError)
-    with ReadAhead(local, plan, range(2), tars=tars):
+    with closing(ReadAhead(local, plan, range(2), tars=tars)):
         tars.wait_for(needed(local, plan, range(2), range(3)))
     assert "not fetched ahead: no network" in caplog.text
 
 
 def test_local_tars_need_no_threads(local):
     before = threading.active_count()
-    with ReadAhead(local, plan_of(local), range(2)):
+    with closing(ReadAhead(local, plan_of(local), range(2))):
         assert threading.active_count() == before
 
 
@@ -154,7 +155,7 @@ def test_faces_of_a_web_server_are_those_of_this_machine(local, tmp_path):
         plan = plan_of(dataset)
         reader = ShardReader(dataset, max_open=8, tars=tars)
         ours = ShardReader(local, max_open=8)
-        with ReadAhead(dataset, plan, range(2), tars=tars) as ahead:
+        with closing(ReadAhead(dataset, plan, range(2), tars=tars)) as ahead:
             for step in range(24):
                 ahead.reached(step)
                 for sample in plan.micro_batch(step, 1)[0].tolist():
