@@ -52,8 +52,11 @@ class RecordIOSource:
                 raise DataError(f"{file} does not exist; a RecordIO set is a .rec and its .idx")
         if not rec.stat().st_size:
             raise DataError(f"{rec} is empty; copy it again")
-        lister = _Lister(rec)
-        listing = mapped_table(map(lister.images, _index(idx)), _LISTING)
+        try:
+            lister = _Lister(rec)
+            listing = mapped_table(map(lister.images, _index(idx)), _LISTING)
+        except OSError as error:
+            raise DataError(f"cannot read {rec}: {error.strerror or error}") from error
         if not len(listing):
             raise DataError(f"{rec} holds no images")
         return cls(rec=rec, listing=listing, identity_records=lister.identity_records)
@@ -98,7 +101,7 @@ class _Lister:
     def images(self, index: pyarrow.RecordBatch) -> pyarrow.RecordBatch:
         """The image records among those of a stretch of the index: number, offset, label."""
         number, offset = (column.to_numpy() for column in index.columns)
-        if len(number) and (offset[0] <= self._end or (np.diff(offset) <= 0).any()):
+        if len(number) and (offset[0] <= self._end or (offset[1:] <= offset[:-1]).any()):
             raise DataError(
                 f"the index of {self._rec} lists records out of order or twice; sort its lines by "
                 "offset (sort -n -u -k 2)"
@@ -109,7 +112,7 @@ class _Lister:
         label, has_content = heads.label.astype(np.float64), heads.has_content.copy()
         for row in np.flatnonzero(~heads.valid):  # several parts, or not a record
             label[row], has_content[row] = self._slowly(int(number[row]), int(offset[row]))
-        is_header = (number == 0) & ~has_content & (heads.labels > 0)
+        is_header = (number == 0) & heads.valid & ~has_content & (heads.labels > 0)
         if is_header.any():
             self._first_identity = _before_rounding(label[is_header][0])
         is_image = ~is_header & (has_content | (number < self._first_identity))
@@ -129,7 +132,7 @@ class _Lister:
             with self._rec.open("rb", buffering=0) as file:
                 record = read_record(file.fileno(), offset, max_bytes=MAX_IMAGE_BYTES)
             labels, content = unpack_record(record)
-        except (DataError, OverflowError) as error:
+        except (DataError, OSError) as error:
             raise DataError(
                 f"record {number} of {self._rec}: {error}; copy the .rec and the .idx again"
             ) from None

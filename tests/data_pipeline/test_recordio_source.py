@@ -117,6 +117,8 @@ def test_listing_holds_across_the_blocks_in_which_the_index_is_read(tmp_path):
         ("0\t0\n1\t-36\n", "lists records out of order or twice"),
         ("0\t36\n1\t0\n", "lists records out of order or twice"),
         ("0\t0\n1\t0\n", "lists records out of order or twice"),
+        ("0\t9223372036854775807\n", r"record 0 of .*: .*Invalid argument; copy"),
+        ("0\t9223372036854775807\n1\t-5\n", "lists records out of order or twice"),
         ("5\t-36\n", "lists records out of order or twice"),
     ],
 )
