@@ -1,3 +1,5 @@
+import tracemalloc
+
 import pytest
 
 from data_pipeline import keyed, rows_on_disk
@@ -49,3 +51,24 @@ class _Twice(MemorySource):
 def test_an_image_that_is_listed_twice_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"lists the image '1.jpg' of 'ann' twice"):
         list_source(_Twice({("ann", "1.jpg"): b""}), tmp_path / "listing", seed=0)
+
+
+class _Many(MemorySource):
+    """Names as a walk over a folder gives them, none of them kept."""
+
+    def __iter__(self):
+        return ((f"identity {n // 10:08d}", f"image {n:08d}.jpg") for n in range(len(self.images)))
+
+
+def test_memory_does_not_grow_with_the_names(monkeypatch, tmp_path):
+    monkeypatch.setattr(rows_on_disk, "ROWS", 1_000)
+    peaks = []
+    for count in (2_000, 14_000):
+        source = _Many(dict.fromkeys(range(count), b""))
+        tracemalloc.start()
+        listing = list_source(source, tmp_path / str(count), seed=0)
+        assert sum(1 for _ in listing.images()) == count
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    # 12,000 names more would take 2.4 MB as tuples of text; 12 files more have buffers of 25 kB.
+    assert peaks[1] - peaks[0] < 1e6
