@@ -24,22 +24,31 @@ def index(
     and web servers (https://) are fetched when they are read, into the cache that FACESCALE_CACHE
     and FACESCALE_CACHE_GIB describe.
 
+    A dataset that `pack` wrote and that was stored elsewhere is named by its index, e.g.
+    s3://bucket/faces/index.json; then only its small files are copied.
+
     Args:
-        source: a folder of tars, here or in object storage, or a file with an address a line
+        source: a folder of tars, here or in object storage, or a file with an address a line, or
+            the address of an index.json
         dest: the dataset to write: a new folder, or the folder of the tars itself
         max_unreadable: the largest share of samples that may have to be left out
         workers: processes that read tars
         json: print the result as JSON
     """
-    from data_pipeline.index import describe
+    from data_pipeline.addresses import Address, is_address
+    from data_pipeline.adopt import adopt
+    from data_pipeline.index import INDEX, describe
     from data_pipeline.reindex import reindex, tars_of
 
-    dataset = reindex(
-        tars_of(source),
-        dest,
-        max_unreadable=max_unreadable,
-        workers=workers,
-        show_progress=True,
-    )
+    if is_address(source) and Address.parse(source).name == INDEX:
+        dataset = adopt(Address.parse(source), dest, show_progress=True)
+    else:
+        dataset = reindex(
+            tars_of(source),
+            dest,
+            max_unreadable=max_unreadable,
+            workers=workers,
+            show_progress=True,
+        )
     show(describe(dataset), as_json=json)
     return Exit.OK
