@@ -68,7 +68,7 @@ print(*(line.split()[1] for line in open("/proc/self/status") if line.startswith
 
 
 def mutated(content: bytes, generator: np.random.Generator, tokens: Sequence[bytes]) -> bytes:
-    """The content with a change or a few: bits, cuts, pieces copied or moved, tokens of its format."""
+    """The content with a change or a few: bits, cuts, pieces copied, tokens of its format."""
     changed = bytearray(content)
     for _ in range(int(generator.geometric(0.7))):
         at, other = (int(generator.integers(len(changed) + 1)) for _ in range(2))
