@@ -25,9 +25,8 @@ from PIL import Image
 from torch import Tensor
 
 from data_pipeline.augment import Augmentation, Parameters
-from data_pipeline.buffers import Buffers
+from data_pipeline.pixels import MIDDLE, Buffers, scale
 
-MIDDLE = np.float32(127.5)  # maps 0..255 to -1..1, as published face models expect
 UNDER_WAY = 2  # batches: one is decoded while another is scaled, and DALI never waits
 
 
@@ -124,9 +123,7 @@ class Decoder:
         """A batch of DALI's 8-bit levels as numbers from -1 to 1 in torch's memory."""
         if self._stream is None:
             scaled = self._buffers.take((levels.shape()[0], *self._shape))
-            np.copyto(scaled, np.asarray(levels))  # faster than one operation that also converts
-            np.subtract(scaled, MIDDLE, out=scaled)
-            np.divide(scaled, MIDDLE, out=scaled)
+            scale(np.asarray(levels), scaled)
             return torch.from_numpy(scaled)
         with torch.cuda.stream(self._stream):
             image = torch.from_dlpack(levels).float().sub_(MIDDLE.item()).div_(MIDDLE.item())
