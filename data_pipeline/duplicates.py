@@ -6,15 +6,16 @@ all. A heap of equal images is not reported as all its pairs but as a star: each
 of its own identity there, or if that is itself, to one first of the whole heap. Only one of a heap
 of equal bytes is compared by looks, and only one of a heap of equal looks with others.
 
-Words within three bits agree in at least one of four pieces of 16 bits (one piece escapes three
-changes), so only samples that share a piece are compared. Records are dealt out to files by what
-they must share, and one file after the other is read.
+First words within two bits agree in at least two of four pieces of 16 bits, so only samples that
+share two pieces are compared. Records are dealt out to files by what they must share, and one file
+after the other is read.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +24,15 @@ from jaxtyping import Int64
 from data_pipeline.fingerprint import WORDS
 from data_pipeline.keyed import hash64
 
-# Of 300 aligned faces, saved again at quality 50 to 90 or scaled by 0.6 to 1.3 and saved, 97 to
+# Of 300 aligned faces, saved again at quality 50 to 90 or scaled by 0.6 to 1.3 and saved, 90 to
 # 100 % stay within these; of 45,000 pairs of other faces the closest differ in 6 coarse, 46 bits.
-MAX_COARSE, MAX_DISTANCE = 3, 20
-PIECES, PIECE_BITS = 4, 16
-NEIGHBOURS = 1000  # in a heap that shares a piece; more are not compared, lest time be quadratic
+MAX_COARSE, MAX_DISTANCE = 2, 20
+PIECES, PIECE_BITS = 4, 16  # of aligned faces, a few pairs in a million share two pieces
+MASKS = tuple(
+    sum(((1 << PIECE_BITS) - 1) << PIECE_BITS * piece for piece in pieces)
+    for pieces in combinations(range(PIECES), PIECES - MAX_COARSE)
+)
+NEIGHBOURS = 1000  # in a heap that shares its pieces; more are not compared, or time were quadratic
 RECORDS = 1 << 18  # in memory at a time: 17 MB, and a few times that in work
 FILES = 512
 
@@ -90,10 +95,10 @@ def find_duplicates(
                 pairs, heads = _stars(group, "look")
                 note("look_alikes", pairs)
                 faces.add(heads)
-            for piece in range(PIECES):
-                key = partial(_piece_key, piece=piece)
-                for group in faces.grouped(key, folder / f"piece-{piece}"):
-                    for pairs in _near(group, piece):
+            for number, mask in enumerate(MASKS):
+                key = partial(_masked_key, mask=mask)
+                for group in faces.grouped(key, folder / f"mask-{number}"):
+                    for pairs in _near(group, number):
                         note("look_alikes", pairs)
     return Duplicates(path=path, counts=counts, repeated=np.sort(np.concatenate(repeated)))
 
@@ -166,12 +171,12 @@ def _stars(records: np.ndarray, field: str) -> tuple[np.ndarray, np.ndarray]:
     return pairs, records[~equal]
 
 
-def _near(records: np.ndarray, piece: int) -> Iterator[np.ndarray]:
-    """Pairs of records with unlike looks that share this piece of them but none before it."""
+def _near(records: np.ndarray, number: int) -> Iterator[np.ndarray]:
+    """Pairs of like records that agree under mask `number` but under none before it."""
     words = records["look"][:, 0]
-    records = records[np.lexsort((records["sample"], words, _piece(words, piece)))]
+    records = records[np.lexsort((records["sample"], words, _masked(words, MASKS[number])))]
     look, words = records["look"], records["look"][:, 0]
-    shared = _piece(words, piece)
+    shared = _masked(words, MASKS[number])
     place = np.arange(len(records))
     for step in range(1, NEIGHBOURS + 1):
         place = place[place + step < len(records)]
@@ -181,8 +186,9 @@ def _near(records: np.ndarray, piece: int) -> Iterator[np.ndarray]:
         coarse = _distances(look[place, :1], look[place + step, :1])
         distance = _distances(look[place], look[place + step])
         found = (coarse <= MAX_COARSE) & (distance <= MAX_DISTANCE)
-        for earlier in range(piece):
-            found &= _piece(words[place], earlier) != _piece(words[place + step], earlier)
+        differing = words[place] ^ words[place + step]
+        for earlier in MASKS[:number]:
+            found &= _masked(differing, earlier) != 0
         one, other = records[place[found]], records[place[found] + step]
         turned = one["sample"] > other["sample"]
         yield _pairs(
@@ -208,12 +214,12 @@ def _look_key(records: np.ndarray) -> np.ndarray:
     return hash64(*np.ascontiguousarray(records["look"].T))
 
 
-def _piece_key(records: np.ndarray, *, piece: int) -> np.ndarray:
-    return hash64(_piece(records["look"][:, 0], piece))
+def _masked_key(records: np.ndarray, *, mask: int) -> np.ndarray:
+    return hash64(_masked(records["look"][:, 0], mask))
 
 
-def _piece(word: np.ndarray, piece: int) -> np.ndarray:
-    return word >> np.uint64(PIECE_BITS * piece) & np.uint64((1 << PIECE_BITS) - 1)
+def _masked(word: np.ndarray, mask: int) -> np.ndarray:
+    return word & np.uint64(mask)
 
 
 def _distances(looks: np.ndarray, others: np.ndarray) -> np.ndarray:
