@@ -16,7 +16,10 @@ def exchange(counts, dtype):
     own = counts[ranks.rank]
     embedding = torch.full((own, 3), float(ranks.rank), dtype=dtype)
     label = torch.tensor(LABELS[:own], dtype=torch.int64)
-    everyone, labels = gather_batch(ranks, layout, embedding, label)
+    numbers = torch.stack([label, -label], 1)
+    everyone, gathered = gather_batch(ranks, layout, embedding, numbers)
+    labels = gathered[:, 0]
+    assert torch.equal(gathered[:, 1], -labels)
     gradient = torch.arange(layout.total, dtype=dtype).unsqueeze(1).expand(-1, 3) * (ranks.rank + 1)
     mine = scatter_gradient(ranks, layout, gradient.contiguous())
     assert (ranks.rank, ranks.size) == (dist.get_rank(), dist.get_world_size())

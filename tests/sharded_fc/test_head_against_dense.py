@@ -85,7 +85,7 @@ def test_steps_without_momentum_equal_dense(ranks):
     dense = dense_head(results, options)
     for batch in batches:
         dense.step(*join(batch))
-    assert set(results[0]["rows"]) == {"centre"}
+    assert set(results[0]["rows"]) == {"centre", "wins"}
     torch.testing.assert_close(gathered(results, "centre"), dense.centre.detach())
 
 
