@@ -21,7 +21,7 @@ NODE_TIMEOUT_S = 120.0
 
 def needed(config: RunConfig) -> list[Path]:
     """The data folders that every worker reads."""
-    return [Path(config.data.path), *(Path(entry.path) for entry in config.verify)]
+    return [Path(path) for path in (*config.data.folders, *(e.path for e in config.verify))]
 
 
 def examine(marker: Path, content: str, data: Sequence[Path], version: str) -> list[str]:

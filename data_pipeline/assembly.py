@@ -25,7 +25,7 @@ from data_pipeline.batch import FaceBatch, digest
 from data_pipeline.decode import UNDER_WAY, Decoder, UndecodableError
 from data_pipeline.errors import DataError
 from data_pipeline.index import Dataset
-from data_pipeline.plan import Plan
+from data_pipeline.orders import Order
 from data_pipeline.shards import BadSampleError, EncodedFace, Reason, ShardReader
 
 NAMED_BAD_SAMPLES = 10  # an error is one line
@@ -64,7 +64,7 @@ class Assembler:
     def __init__(
         self,
         dataset: Dataset,
-        plan: Plan,
+        plan: Order,
         *,
         lanes: int,
         image_size: int,

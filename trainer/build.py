@@ -8,22 +8,24 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from data_pipeline.augment import Augmentation
 from data_pipeline.index import Dataset
 from data_pipeline.loader import Loader
+from data_pipeline.orders import Order
 from data_pipeline.pairs import PairSet
-from data_pipeline.plan import Plan, share
+from data_pipeline.plan import share
 from data_pipeline.presets import PRESETS
 from sharded_fc import ShardedHead
 from trainer import backbones, schedule
 from trainer.backbones import table
 from trainer.config import RunConfig
+from trainer.data import make_order, open_data, sample_rules
 from trainer.engine import Engine
 from trainer.errors import RunError
 from trainer.margins import class_margins, make_margin
+from trainer.sample_rules import SampleRules
 from trainer.topology import Topology
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -33,12 +35,14 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Parts:
     """What a rank trains with."""
 
-    plan: Plan
+    order: Order
     dataset: Dataset
     micro_batches: range
     """This rank's share of them."""
     engine: Engine
     head: ShardedHead
+    rules: SampleRules
+    """For the head."""
     verification: dict[str, PairSet]
 
 
@@ -46,16 +50,17 @@ def build(config: RunConfig, topology: Topology) -> Parts:
     """Open the data and make network, engine and head, all seeded by the run.
 
     Raises:
-        RunError: there are fewer micro-batches or identities than ranks, or the head's numbers do
-            not go together.
+        RunError: there are fewer micro-batches or identities than ranks, the order does not go
+            with the batch, or the head's numbers do not go together.
         DataError: a dataset is missing or damaged.
     """
-    dataset = Dataset.open(Path(config.data.path))
+    dataset = open_data(config.data)
+    order = make_order(config, dataset)
     verification = {entry.name: PairSet.open(Path(entry.path)) for entry in config.verify}
     if dataset.num_identities < max(2, topology.world_size):
         raise RunError(
-            f"{config.data.path} has {dataset.num_identities} identities, too few for"
-            f" {topology.world_size} ranks; use fewer workers or more data"
+            f"{' and '.join(config.data.folders)} has {dataset.num_identities} identities, too"
+            f" few for {topology.world_size} ranks; use fewer workers or more data"
         )
     torch.manual_seed(config.seed)  # the same first weights on every rank
     network = backbones.build(
@@ -75,17 +80,12 @@ def build(config: RunConfig, topology: Topology) -> Parts:
         topology=topology,
     )
     return Parts(
-        plan=Plan(
-            tuple(shard.samples for shard in dataset.shards),
-            micro_batches=config.batch.micro_batches,
-            micro_batch_size=config.batch.micro_batch_size,
-            seed=config.seed,
-            shuffle_window=config.data.shuffle_window,
-        ),
+        order=order,
         dataset=dataset,
         micro_batches=share(config.batch.micro_batches, topology.rank, topology.world_size),
         engine=engine,
         head=_head(config, dataset, topology),
+        rules=sample_rules(config.data, dataset, device=topology.device),
         verification=verification,
     )
 
@@ -95,8 +95,7 @@ def _head(config: RunConfig, dataset: Dataset, topology: Topology) -> ShardedHea
     margin = make_margin(head.margin)
     class_margin = None
     if head.class_margins is not None:
-        images = np.bincount(dataset.labels(), minlength=dataset.num_identities)
-        class_margin = class_margins(head.class_margins, margin, images)
+        class_margin = class_margins(head.class_margins, margin, dataset.images_per_identity())
     try:
         return ShardedHead(
             dataset.num_identities,
@@ -154,7 +153,7 @@ def loader(
     """This rank's batches from `start_step` on, decoded on its device."""
     return Loader(
         parts.dataset,
-        parts.plan,
+        parts.order,
         parts.micro_batches,
         image_size=config.data.image_size,
         augmentation=augmentation(config),

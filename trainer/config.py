@@ -12,7 +12,7 @@ import yaml
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from trainer.backbones.table import BACKBONES
-from trainer.config_augment import AugmentConfig
+from trainer.config_data import DataConfig
 from trainer.config_fields import NonNegative, Positive, Rate, Share, ShareBelowOne, config
 from trainer.config_head import HeadConfig
 from trainer.errors import RunFileError
@@ -25,23 +25,6 @@ def _known_backbone(name: str) -> str:
     if name not in BACKBONES:
         raise ValueError(f"no backbone of this name; there are {', '.join(sorted(BACKBONES))}")
     return name
-
-
-@config
-class DataConfig:
-    """The training set and how it is read."""
-
-    path: str
-    """Folder that `facescale data pack` made; relative to the run file."""
-    image_size: Annotated[int, Field(ge=16, le=1024, multiple_of=16)] = 112
-    """Side of the square the network sees, in pixels."""
-    shuffle_window: Positive = 4
-    """Pieces of shards shuffled together; also the most shards a lane has open."""
-    threads: Positive = 1
-    """Decoding threads of a rank."""
-    bad_sample_budget: Annotated[int, Field(ge=0)] = 100
-    """Unreadable samples that are replaced before a run stops and names them."""
-    augment: AugmentConfig = AugmentConfig()
 
 
 @config
@@ -233,9 +216,13 @@ def absolute(run: RunConfig, base: Path) -> RunConfig:
     """The same run with its paths made absolute against the folder of the run file."""
     tree = SCHEMA.dump_python(run)
     tree["runs"] = str((base / run.runs).resolve())
-    tree["data"]["path"] = str((base / run.data.path).resolve())
-    for entry in tree["verify"]:
+    datasets = [tree["data"], *((tree["data"]["mix"] or {}).get("others", ()))]
+    for entry in [*datasets, *tree["verify"]]:
         entry["path"] = str((base / entry["path"]).resolve())
+    for chosen in filter(None, (dataset["subset"] for dataset in datasets)):
+        for names in ("only", "without"):
+            if chosen[names] is not None:
+                chosen[names] = str((base / chosen[names]).resolve())
     return SCHEMA.validate_python(tree)
 
 

@@ -125,6 +125,7 @@ class _Run:
             micro_batches=self.parts.micro_batches,
             total_micro_batches=self.config.batch.micro_batches,
             learning_rate=rate,
+            rules=self.parts.rules,
         )
         self.step += 1
         self.bad_samples.add(loaded.quarantined)

@@ -19,7 +19,10 @@ from data_pipeline.batch import FaceBatch
 from sharded_fc import ShardedHead, Statistics
 from trainer.engine import Engine
 from trainer.layers.batch_norm import apply_statistics, recording
+from trainer.sample_rules import SampleRules
 from trainer.series import HEAD_STATISTICS
+
+ALL_ALIKE = SampleRules()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +63,13 @@ def train_step(
     micro_batches: range,
     total_micro_batches: int,
     learning_rate: float,
+    rules: SampleRules = ALL_ALIKE,
 ) -> StepOutcome:
     """Train on one global batch, of which this rank has `batches`, micro-batches `micro_batches`.
 
-    `learning_rate` is the backbone's; the head has its own. The ranks' shares may be uneven. If the
-    head or the backbone meets a number that is not finite on any rank, that part moves on no rank,
-    and the running statistics stay.
+    `learning_rate` is the backbone's; the head has its own, and `rules` tell it more of samples.
+    The ranks' shares may be uneven. If the head or the backbone meets a number that is not finite
+    on any rank, that part moves on no rank, and the running statistics stay.
     Collectives: the head's, the engine's, one all_reduce of batch statistics.
     """
     assert len(batches) == len(micro_batches) > 0
@@ -79,7 +83,8 @@ def train_step(
 
     used = embeddings[: len(batches)]
     leaf = torch.cat([embedding.detach() for embedding in used]).requires_grad_()
-    output = head(leaf, torch.cat([batch.label for batch in batches]))
+    label = torch.cat([batch.label for batch in batches])
+    output = head(leaf, label, **rules.of(label))
     output.loss.backward()
     assert leaf.grad is not None
     timer.end("head")

@@ -36,7 +36,7 @@ class Rounds:
         self._mean = float(fixed.sum()) / 2.0**FRACTION_BITS
         self._seed = seed
         self._total = lru_cache(maxsize=TOTALS_HELD)(lambda e: int(self._passed(e).sum()))
-        self._round = lru_cache(maxsize=ROUNDS_HELD)(self._make_round)
+        self._held: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # no cache that copies share
 
     def at(
         self, entry: Int64[np.ndarray, " n"]
@@ -66,8 +66,16 @@ class Rounds:
         """How often each identity has come after some rounds."""
         return rounds * self._whole + ((rounds * self._rest + self._phase) >> FRACTION_BITS)
 
+    def _round(self, e: int) -> tuple[np.ndarray, np.ndarray]:
+        """The identities of a round in order, and how often each came before; a few are kept."""
+        if e not in self._held:
+            made = self._make_round(e)
+            if len(self._held) == ROUNDS_HELD:
+                del self._held[next(iter(self._held))]  # the oldest
+            self._held[e] = made
+        return self._held[e]
+
     def _make_round(self, e: int) -> tuple[np.ndarray, np.ndarray]:
-        """The identities of a round in order, and how often each came before."""
         before = self._passed(e)
         times = self._passed(e + 1) - before
         who = np.repeat(np.arange(len(times)), times)
