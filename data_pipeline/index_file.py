@@ -8,6 +8,7 @@ mean is said in `index`.
 import hashlib
 import json
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,15 +127,17 @@ def sha256_of(path: Path) -> str:
 def check_size(path: Path, file: File) -> None:
     """Refuse a file that is missing or has another size than the index names."""
     try:
-        size = path.stat().st_size
+        info = path.stat()
     except FileNotFoundError:
         raise DataError(f"{path} is missing; copy it again, or pack the dataset again") from None
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
-    if size != file.bytes:
+    if not stat.S_ISREG(info.st_mode):
+        raise DataError(f"{path} is no regular file; copy or pack the dataset again")
+    if info.st_size != file.bytes:
         raise DataError(
-            f"{path} is {'cut' if size < file.bytes else 'changed'}: {size} bytes, not the "
-            f"{file.bytes} that {INDEX} names; copy or pack the dataset again"
+            f"{path} is {'cut' if info.st_size < file.bytes else 'changed'}: {info.st_size} bytes, "
+            f"not the {file.bytes} that {INDEX} names; copy or pack the dataset again"
         )
 
 

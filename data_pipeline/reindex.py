@@ -149,7 +149,8 @@ class _Job:
                 if isinstance(found, str):
                     raise DataError(f"{tar} cannot be indexed: {found}")
                 counts += found.counts
-                left_out += [f"{tar.name}: {line}" for line in found.left_out]
+                named = [f"{tar.name}: {line}" for line in found.left_out]
+                left_out += named[: NAMED - len(left_out)]
                 if len(found.records):
                     sizes.add(found.image_size)
                     shards.append(self._write_shard(folder, tar, name, found, numbers))
@@ -170,7 +171,7 @@ class _Job:
             shards=tuple(shards),
             extras={IDENTITIES: file_of(folder / IDENTITIES)},
             source={**counts, "single_image_identities": int((images == 1).sum())},
-            unreadable=tuple(left_out[:NAMED]),
+            unreadable=tuple(left_out),
         )
         (folder / INDEX).write_text(index_text(dataset), encoding="utf-8")
 
@@ -258,5 +259,5 @@ def _check_share(
         raise DataError(
             f"{counts['left_out']} of {total} samples cannot be used, more than the allowed share "
             f"of {max_unreadable:g} ({', '.join(f'{n} {k}' for k, n in sorted(reasons.items()))}): "
-            + ("; ".join(left_out[:NAMED]) or "there are none with an image and a label")
+            + ("; ".join(left_out) or "there are none with an image and a label")
         )

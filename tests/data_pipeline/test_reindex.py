@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 from zlib import crc32
 
@@ -244,6 +245,17 @@ def test_an_index_that_sends_readers_elsewhere_is_refused(tmp_path, location, me
     with pytest.raises(DataError, match=message) as caught:
         Dataset.open(tmp_path / "index")
     assert "secret" not in str(caught.value)
+
+
+def test_a_tar_that_became_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    folder = two_tars(tmp_path / "tars")
+    reindex(tars_of(str(folder)), tmp_path / "index")
+    (folder / "train-0.tar").unlink()
+    os.mkfifo(folder / "train-0.tar")
+    with pytest.raises(DataError, match="is no regular file"):
+        Dataset.open(tmp_path / "index")
+    with pytest.raises(DataError, match="is not there"):
+        reindex(tars_of(str(folder)), tmp_path / "again")
 
 
 def test_labels_that_are_dense_already_stay_as_they_are(tmp_path):
