@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
+from data_pipeline.addresses import redacted
 from trainer.backbones.table import BACKBONES
 from trainer.config_data import DataConfig
 from trainer.config_fields import NonNegative, Positive, Rate, Share, ShareBelowOne, config
@@ -218,12 +219,22 @@ def absolute(run: RunConfig, base: Path) -> RunConfig:
     tree["runs"] = str((base / run.runs).resolve())
     datasets = [tree["data"], *((tree["data"]["mix"] or {}).get("others", ()))]
     for entry in [*datasets, *tree["verify"]]:
-        entry["path"] = str((base / entry["path"]).resolve())
+        entry["path"] = _folder(entry["path"], base)
     for chosen in filter(None, (dataset["subset"] for dataset in datasets)):
         for names in ("only", "without"):
             if chosen[names] is not None:
                 chosen[names] = str((base / chosen[names]).resolve())
     return SCHEMA.validate_python(tree)
+
+
+def _folder(path: str, base: Path) -> str:
+    """A dataset's folder, absolute; an address may hold a secret, and run files are kept."""
+    if "://" in path:
+        raise RunFileError(
+            f"{redacted(path)} is an address and no folder; make a dataset of what lies there with "
+            "`facescale data index ADDRESS FOLDER`, and name that folder"
+        )
+    return str((base / path).resolve())
 
 
 def load(path: Path, changes: Sequence[str] = ()) -> RunConfig:

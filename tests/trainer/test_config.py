@@ -31,6 +31,16 @@ def test_paths_are_made_absolute_against_the_run_file(tmp_path: Path):
     assert run.folder == tmp_path / "runs" / "first"
 
 
+@pytest.mark.parametrize(
+    "change",
+    ["data.path=https://me:secret@example.org/faces", "data.path=s3://bucket/x?sig=secret"],
+)
+def test_an_address_in_place_of_a_folder_is_refused_without_its_secrets(tmp_path: Path, change):
+    with pytest.raises(RunFileError, match=r"is an address.*facescale data index") as caught:
+        config.load(write(tmp_path, SMALLEST), [change])
+    assert "secret" not in str(caught.value)
+
+
 def test_dump_reads_back_to_an_equal_tree(tmp_path: Path):
     tree = SMALLEST | {"head": {"margin": {"name": "arcface", "gradient": "straight_through"}}}
     run = config.load(write(tmp_path, tree))
