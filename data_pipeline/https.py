@@ -8,12 +8,14 @@ Where a redirect leads is never told: what follows its `?` is often a signature.
 
 import http.client
 import ipaddress
+import os
 import re
 import socket
 import ssl
 from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import lru_cache
 from types import TracebackType
 from urllib.parse import urljoin, urlsplit
 
@@ -89,7 +91,7 @@ def open_https(
     for _ in range(MOST_REDIRECTS + 1):
         target = _checked(url, address)
         with ExitStack() as unless_accepted:
-            connection = _Connection(target, private_hosts, context or ssl.create_default_context())
+            connection = _Connection(target, private_hosts, context or _default_context())
             unless_accepted.callback(connection.close)
             response = connection.ask(target, start)
             unless_accepted.callback(response.close)  # a closed connection may leave it open
@@ -124,6 +126,16 @@ def _checked(url: str, address: Address) -> _Target:
     if not path.isascii() or re.search(r"[\x00-\x20\x7f]", path):
         path = "".join(c if "!" <= c <= "~" else _percent(c) for c in path)
     return _Target(host=host, port=port or 443, path=path, address=address)
+
+
+def _default_context() -> ssl.SSLContext:
+    return _machines_certificates(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+
+
+@lru_cache(maxsize=4)
+def _machines_certificates(_file: str | None, _folder: str | None) -> ssl.SSLContext:
+    """OpenSSL looks at the two variables itself; reading all certificates takes it 20 ms."""
+    return ssl.create_default_context()
 
 
 def _percent(character: str) -> str:
