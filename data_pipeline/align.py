@@ -12,7 +12,7 @@ Only sums and products of float64 and float32 are used here, so that every machi
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float64, UInt8
+from jaxtyping import Bool, Float32, Float64, UInt8
 
 from data_pipeline.errors import DataError
 
@@ -137,27 +137,16 @@ def warp(
     image: UInt8[np.ndarray, "height width 3"], matrix: Float64[np.ndarray, "2 3"], crop: Crop
 ) -> UInt8[np.ndarray, "crop_height crop_width 3"]:
     """The crop that a transform, which can be undone, takes from an image."""
-    x, y = _places(matrix, crop)
     height, width, _ = image.shape
-    left, share_right = _split(x, width)
-    upper, share_lower = _split(y, height)
-    # Only the part that is looked at is copied, with one black pixel around the image's edge.
-    x0, y0 = int(left.min()), int(upper.min())
-    x1, y1 = int(left.max()) + 2, int(upper.max()) + 2
-    part = np.zeros((y1 - y0, x1 - x0, 4), np.uint8)  # so that a pixel is one word to look up
-    inside = image[max(y0, 0) : y1, max(x0, 0) : x1]
-    top, start = max(-y0, 0), max(-x0, 0)
-    part[top : top + inside.shape[0], start : start + inside.shape[1], :3] = inside
-    pixels = part.view(np.uint32).ravel()
-    place = (upper - y0) * part.shape[1] + (left - x0)
-    share_right, share_lower = share_right[..., None], share_lower[..., None]
-
-    def row(first: np.ndarray) -> np.ndarray:
-        a, b = (_channels(pixels[place]) for place in (first, first + 1))
-        return a + (b - a) * share_right
-
-    above, below = row(place), row(place + part.shape[1])
-    return np.rint(above + (below - above) * share_lower).astype(np.uint8)[..., :3]
+    pixels = image.reshape(-1, 3)
+    x, y = _places(matrix, crop)
+    columns, rows = _neighbours(x, width), _neighbours(y, height)
+    mixed = np.zeros((crop.height, crop.width, 3), np.float32)
+    for row, row_weight in rows:
+        for column, column_weight in columns:
+            weight = row_weight * column_weight
+            mixed += pixels.take(row * width + column, axis=0) * weight[:, :, None]
+    return np.rint(mixed).astype(np.uint8)
 
 
 def _places(
@@ -171,15 +160,16 @@ def _places(
     return (d * column - b * row) / determinant, (a * row - c * column) / determinant
 
 
-def _split(place: Float64[np.ndarray, "rows columns"], side: int) -> tuple[np.ndarray, np.ndarray]:
-    """The pixel before each place, -1 to side - 1, and the share of the next one."""
+def _neighbours(
+    place: Float64[np.ndarray, "rows columns"], side: int
+) -> list[tuple[np.ndarray, Float32[np.ndarray, "rows columns"]]]:
+    """The two pixels around each place, and their shares: none for a pixel outside."""
     before = np.floor(place)
-    share = (place - before).astype(np.float32)
-    # Beyond the edge both pixels are black: those at -1 with a share of 0, and at `side` of 1.
-    share[before < -1] = 0.0
-    share[before >= side] = 1.0
-    return np.clip(before, -1, side - 1).astype(np.intp), share
-
-
-def _channels(words: np.ndarray) -> np.ndarray:
-    return words[..., None].view(np.uint8).astype(np.float32)
+    share = place - before
+    return [
+        (
+            np.clip(pixel, 0, side - 1).astype(np.intp),
+            np.where((pixel >= 0) & (pixel < side), weight, 0).astype(np.float32),
+        )
+        for pixel, weight in ((before, 1 - share), (before + 1, share))
+    ]
