@@ -17,7 +17,8 @@ class IdentityOrder:
 
     The images of one identity are neighbours. All micro-batches of a step, and the steps, take
     their identities from one sequence, so the identities of a global batch differ as long as it
-    lies within a round. Which images, see `Identities.show`.
+    lies within a round. Which images, see `Identities.show`. A stand-in for a bad sample comes from
+    a later micro-batch and is mostly somebody else.
     """
 
     def __init__(
