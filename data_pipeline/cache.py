@@ -139,7 +139,11 @@ class ShardCache:
             digest = hashlib.sha256()
             for at in range(0, start, PIECE):
                 digest.update(os.pread(handle, min(PIECE, start - at), at))
-            self._append(handle, start, digest, address, tar.bytes, stopping)
+            for at, content in self._pieces(address, start, tar.bytes):
+                if stopping():
+                    raise Stopped
+                digest.update(content)
+                _write(handle, content, at)
             if digest.hexdigest() == tar.sha256:
                 os.fsync(handle)
                 return
@@ -149,25 +153,12 @@ class ShardCache:
             "make the index again, or put the old tar back"
         )
 
-    def _append(
-        self,
-        handle: int,
-        start: int,
-        digest: "hashlib._Hash",
-        address: Address,
-        size: int,
-        stopping: Callable[[], bool],
-    ) -> None:
-        """Fetch from `start` on until there are `size` bytes, or no more come."""
+    def _pieces(self, address: Address, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
+        """(place, content) from `start` on to `stop`, or to the end if that comes first."""
         at = start
         with self._remote.open(address, start=start) as stream:
-            while at < size and (content := stream.read(min(PIECE, size - at))):
-                if stopping():
-                    raise Stopped
-                digest.update(content)
-                written = 0
-                while written < len(content):
-                    written += os.pwrite(handle, content[written:], at + written)
+            while at < stop and (content := stream.read(min(PIECE, stop - at))):
+                yield at, content
                 at += len(content)
 
     def _make_room(self, size: int, *, keep: str, address: Address) -> None:
@@ -206,6 +197,12 @@ class ShardCache:
                 SIZE_GIB,
             )
         self._warned = True
+
+
+def _write(handle: int, content: bytes, at: int) -> None:
+    written = 0
+    while written < len(content):
+        written += os.pwrite(handle, content[written:], at + written)
 
 
 def _opened(whole: Path, tar: File) -> int | None:

@@ -78,8 +78,9 @@ class ShardReader:
 
     def where(self, sample: int) -> str:
         """The place of a sample in words, for messages."""
-        shard = self._dataset.shards[bisect_right(self._first_samples, sample) - 1]
-        return f"sample {sample} ({shard.name}.tar, number {sample - shard.first_sample})"
+        index = bisect_right(self._first_samples, sample) - 1
+        tar, number = self._dataset.tar_of(index).name, sample - self._first_samples[index]
+        return f"sample {sample} ({tar}, number {number})"
 
     def close(self) -> None:
         """Close all files; a later `read` opens them again."""
