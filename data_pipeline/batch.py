@@ -13,7 +13,7 @@ class FaceBatch(NamedTuple):
     """Decoded faces with their identities; row i of each tensor is the same face."""
 
     image: Float[Tensor, "batch 3 height width"]
-    """RGB, (x - 127.5) / 127.5 of each 8-bit value."""
+    """RGB, (x - 127.5) / 127.5 of each 8-bit value; colour augmentation may step over +-1."""
     label: Int64[Tensor, " batch"]
     sample: Int64[Tensor, " batch"]
     """Positions in the dataset."""

@@ -8,7 +8,7 @@ comes back once nothing refers to the batch any more.
 import weakref
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Int64, UInt8
 
 MIDDLE = np.float32(127.5)  # maps 0..255 to -1..1, as published face models expect
 MOST_FREE = 8  # a loader has about that many batches alive
@@ -45,6 +45,18 @@ def scale(
         np.copyto(part, level[first : first + FACES_IN_CACHE])  # converting alone is fastest
         np.subtract(part, MIDDLE, out=part)
         np.divide(part, MIDDLE, out=part)
+
+
+def recolour(
+    scaled: Float32[np.ndarray, "batch 3 height width"],
+    chosen: Int64[np.ndarray, " chosen"],
+    matrix: Float32[np.ndarray, "chosen 3 3"],
+    offset: Float32[np.ndarray, " chosen"],
+) -> None:
+    """Apply a matrix and an offset to the colours of each chosen face, in place."""
+    for face, turn, add in zip(chosen.tolist(), matrix, offset, strict=True):
+        pixels = scaled[face].reshape(3, -1)
+        np.add(turn @ pixels, add, out=pixels)
 
 
 def _take_back(free: list[np.ndarray], memory: np.ndarray) -> None:
