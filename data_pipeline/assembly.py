@@ -166,17 +166,19 @@ class Assembler:
     def _read(self, sample: int, found: dict[int, str]) -> EncodedFace | None:
         if sample in self._quarantine:
             return None
-        pauses = iter(READ_PAUSES_S)
-        while True:
+        for pause in (*READ_PAUSES_S, None):
             try:
                 return self._reader.read(sample)
             except BadSampleError as error:
-                pause = next(pauses, None) if error.reason == "read" else None
-                if pause is None:
+                if error.reason != "read" or pause is None:
                     self._add_bad(sample, error.reason, found)
                     return None
+            except DataError as error:  # its shard's records
+                if not isinstance(error.__cause__, OSError) or pause is None:
+                    raise
             time.sleep(pause)
             self._reader.close()  # the handle itself may have become invalid
+        raise AssertionError("the last try returns or raises")
 
     def _add_bad(self, sample: int, reason: Reason, found: dict[int, str]) -> None:
         self._quarantine[sample] = found[sample] = reason

@@ -15,6 +15,7 @@ from data_pipeline.augment import Augmentation
 from data_pipeline.batch import digest
 from data_pipeline.decode import UndecodableError
 from data_pipeline.errors import DataError
+from data_pipeline.index import Dataset
 from data_pipeline.plan import Plan
 from data_pipeline.shards import BadSampleError, ShardReader
 from tests.data_pipeline.faces import dataset_of, flip_byte, jpeg
@@ -212,6 +213,27 @@ def test_a_read_that_keeps_failing_is_counted_as_one(dataset, monkeypatch):
     found = {s: r for m in made for s, r in m.quarantined.items()}
     assert found == BAD | {0: "read"}
     assert flaky.pauses == list(READ_PAUSES_S)
+
+
+def test_records_that_cannot_be_read_for_a_moment_cost_a_pause_too(
+    dataset, discovered, monkeypatch
+):
+    failures, pauses, members = [3], [], Dataset.members
+
+    def flaky(self, index):
+        if failures[0]:
+            failures[0] -= 1
+            raise DataError("cannot read it: busy") from OSError("busy")
+        return members(self, index)
+
+    monkeypatch.setattr(Dataset, "members", flaky)
+    monkeypatch.setattr("data_pipeline.assembly.time.sleep", pauses.append)
+    with pytest.raises(DataError, match="busy"):
+        made_by(dataset, plan_of(dataset), ALL_PLACES)
+    assert pauses == list(READ_PAUSES_S)
+    failures[0] = 2
+    made = made_by(dataset, plan_of(dataset), ALL_PLACES)
+    assert all(same(a, b) for a, b in zip(made, discovered, strict=True))
 
 
 @pytest.mark.parametrize("reason", ["crc", "label"])

@@ -6,21 +6,22 @@ import sys
 import threading
 import time
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from data_pipeline.augment import Augmentation
 from data_pipeline.errors import DataError
 from data_pipeline.loader import Loader, read_batches
 from data_pipeline.plan import Plan, share
+from data_pipeline.presets import PRESETS
 from tests.data_pipeline.faces import dataset_of, flip_byte, jpeg
 
 NUM_SAMPLES = 50
 CONTENTS = [jpeg(seed) for seed in range(NUM_SAMPLES)]
-AUGMENTATION = Augmentation(flip=0.5, brightness=0.2, contrast=0.2, crop=0.1, seed=5)
+AUGMENTATION = replace(PRESETS["strong"], crop=0.1, seed=5)
 STEPS = 7  # of 3 x 4 samples: an epoch and a half
 
 
