@@ -114,7 +114,7 @@ class _Read:
             with self.remote.open(tar) as stream:
                 return survey(stream)
         except DataError as error:
-            return str(error)
+            return str(error) if str(tar) in str(error) else f"{tar}: {error}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +147,7 @@ class _Job:
             surveys = map_in_order(read, self.tars, workers=workers)
             for tar, name, found in zip(self.tars, self.names, surveys, strict=True):
                 if isinstance(found, str):
-                    raise DataError(f"{tar} cannot be indexed: {found}")
+                    raise DataError(f"{found}; copy it again, or leave it out")
                 counts += found.counts
                 named = [f"{tar.name}: {line}" for line in found.left_out]
                 left_out += named[: NAMED - len(left_out)]
