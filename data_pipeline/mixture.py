@@ -97,12 +97,7 @@ def mix(parts: Sequence[Dataset], *, labels: Labels) -> Mixture:
     shards, first_sample = [], 0
     for part in parts:
         shards += [
-            replace(
-                shard,
-                name=f"{part.path}/{shard.name}",  # for messages
-                first_sample=first_sample + shard.first_sample,
-            )
-            for shard in part.shards
+            replace(shard, first_sample=first_sample + shard.first_sample) for shard in part.shards
         ]
         first_sample += part.num_samples
     sizes = {part.image_size for part in parts}

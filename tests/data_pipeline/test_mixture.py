@@ -75,11 +75,6 @@ def test_a_label_that_does_not_exist_does_not_become_somebody_elses(tmp_path, se
     reader.close()
 
 
-def test_a_sample_is_named_with_its_folder(first, second):
-    reader = ShardReader(mix([first, second], labels="disjoint"), max_open=1)
-    assert reader.where(5) == f"sample 5 ({second.path}/shard-000000.tar, number 0)"
-
-
 def test_images_have_a_size_only_where_all_agree(tmp_path, first, second):
     assert mix([first, second], labels="shared").image_size == (32, 32)
     other = packed(tmp_path / "other", "o", [0], ["oli"], image_size=(64, 64))
