@@ -90,7 +90,7 @@ def _batches(
                 values = np.array(parsed[1], np.float64).reshape(1, -1)
                 if not parsed[0] or values.shape[1] not in NUMBERS:
                     raise ValueError
-            except (ValueError, TypeError, KeyError, OverflowError):
+            except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
                 raise DataError(
                     f"{path}, row {number}: expected {_EXPECTED}, got {str(row).strip()[:80]!r}"
                 ) from None

@@ -158,6 +158,8 @@ WRONG = {
     "few.jsonl": ('{"path": "a", "landmarks": [1, 2]}\n', "row 1: expected"),
     "ragged.jsonl": ('{"path": "a", "landmarks": [[1, 2], [3]]}\n', "row 1: expected"),
     "list.jsonl": ("[1, 2]\n", "row 1: expected"),
+    "deep.jsonl": ('{"path": "a", "landmarks": ' + "[" * 100_000, "row 1: expected"),
+    "huge.jsonl": ('{"path": "a", "landmarks": [' + "9" * 400 + "]}", "row 1: expected"),
     "cut.jsonl": ('{"path": "a", "landm', "row 1: expected"),
     "text.parquet": ("PAR1 no", "is not a file of landmarks"),
 }
@@ -185,3 +187,25 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     parquet.write_table(pyarrow.table({"path": ["a"], "x": [1.0]}), tmp_path / "few.parquet")
     with pytest.raises(DataError, match="x and y"):
         read(tmp_path / "few.parquet")
+
+
+def test_damaged_files_are_read_or_refused(tmp_path):
+    rng = np.random.default_rng(0)
+    entries = [{"path": path, "landmarks": points.tolist()} for path, points in FACES.items()]
+    forms = {name: text.encode() for name, text in FORMS.items()}
+    forms["faces.jsonl"] = "\n".join(map(json.dumps, entries)).encode()
+    refused = []
+    for name, whole in forms.items():
+        for _ in range(60):
+            content = np.frombuffer(whole, np.uint8).copy()
+            places = rng.integers(0, len(content), rng.integers(1, 5))
+            content[places] = rng.integers(0, 256, len(places))
+            (tmp_path / name).write_bytes(content[: rng.integers(1, 2 * len(content))].tobytes())
+            try:
+                found = read(tmp_path / name)
+            except DataError as error:
+                refused.append(str(error))
+            else:
+                assert all(points.shape == (5, 2) for points in found.values())
+    assert len(refused) > 100  # of 540: other bytes in names and digits often make a sound file
+    assert not any("\n" in message for message in refused)
