@@ -82,11 +82,12 @@ class Decoder:
         except RuntimeError as error:
             self.close()
             raise UndecodableError(str(error)) from error
-        wrong = {tuple(shape) for shape in images.shape()} - {self._shape}
-        if wrong:
+        levels = images.as_tensor() if images.is_dense_tensor() else None
+        if levels is None or tuple(levels.shape())[1:] != self._shape:
+            wrong = {tuple(shape) for shape in images.shape()} - {self._shape}
             self.close()
             raise UndecodableError(f"images of size {sorted(wrong)}, not {self._shape}")
-        image = self._scaled(images.as_tensor(), self._held[0][1])
+        image = self._scaled(levels, self._held[0][1])
         self._pipeline.release_outputs()
         self._held.popleft()
         return image
