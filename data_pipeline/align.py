@@ -1,8 +1,8 @@
 """Turning a face upright: from five points to a crop in which eyes, nose and mouth lie as expected.
 
-Points are (x, y) with whole numbers at the centres of pixels, (0, 0) that of the upper left one, in
-the image as it is looked at (after EXIF's turn), in the order of `POINTS`; left is the image's, not
-the person's. A transform is a 2 x 3 matrix from the image to the crop, as OpenCV's `warpAffine`
+Points are left eye, right eye, nose, left and right corner of the mouth; left is the image's, not
+the person's. They are (x, y) with whole numbers at the centres of pixels, (0, 0) that of the upper
+left one, in the image as it is looked at (after EXIF's turn). A transform is a 2 x 3 matrix from the image to the crop, as OpenCV's `warpAffine`
 takes it, and the crop is sampled as that does: bilinear, black outside of the image, and without a
 low-pass filter before shrinking, because published networks are trained on such crops.
 
@@ -15,8 +15,6 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
 
 from data_pipeline.errors import DataError
-
-POINTS = ("left eye", "right eye", "nose", "left corner of the mouth", "right corner")
 
 FACE_112 = np.array(
     [

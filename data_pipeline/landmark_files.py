@@ -6,8 +6,7 @@ first, and a line with the number of images before it. That is LFW's and CelebA'
 `name_5pts_score.txt`. A line of JSON (`.jsonl`) has "path" and "landmarks", a list of points or
 of numbers; Parquet has such columns, or one of numbers for each coordinate as in text.
 
-Points are five in the order of `align.POINTS`, or the 68 of the usual scheme, of which five are
-made. An entry without landmarks (null or an empty list) is none.
+Points are five as `align` orders them, or the 68 of the usual scheme, of which five are made. An entry without landmarks (null or an empty list) is none.
 """
 
 import csv
@@ -139,8 +138,7 @@ def _text(path: Path, stream: TextIO) -> Iterator[Rows]:
     if first.strip().isdecimal():  # CelebA's number of images
         number, first = _next(lines)
     cells = _separated(first)
-    header = first if len(cells) > 1 and not _is_number(cells[1]) else ""
-    if header:
+    if len(cells) > 1 and not any(map(_is_number, cells)):  # names of columns
         _refuse_other_order(path, cells)
         number, first = _next(lines)
         cells = _separated(first)

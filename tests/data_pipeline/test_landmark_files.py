@@ -70,6 +70,11 @@ def test_text_is_read_however_it_is_separated(tmp_path, name):
         np.testing.assert_array_equal(points, expected)
 
 
+def test_a_first_path_with_spaces_is_no_line_of_names(tmp_path):
+    text = "".join(f"a b {i}.jpg {' '.join(map(str, range(10)))}\n" for i in range(2))
+    assert list(read(written(tmp_path / "f.txt", text))) == ["a b 0.jpg", "a b 1.jpg"]
+
+
 def test_lines_of_json_hold_points_or_numbers(tmp_path):
     entries = [
         {"path": path, "landmarks": points.tolist() if i % 2 else points.ravel().tolist()}
