@@ -2,9 +2,11 @@
 
 Points are left eye, right eye, nose, left and right corner of the mouth; left is the image's, not
 the person's. They are (x, y) with whole numbers at the centres of pixels, (0, 0) that of the upper
-left one, in the image as it is looked at (after EXIF's turn). A transform is a 2 x 3 matrix from the image to the crop, as OpenCV's `warpAffine`
-takes it, and the crop is sampled as that does: bilinear, black outside of the image, and without a
-low-pass filter before shrinking, because published networks are trained on such crops.
+left one, in the image as it is looked at (after EXIF's turn).
+
+A transform is a 2 x 3 matrix from the image to the crop, as OpenCV's `warpAffine` takes it, and the
+crop is sampled as that does: bilinear, black outside of the image, and without a low-pass filter
+before shrinking, because published networks are trained on such crops.
 
 Only sums and products of float64 and float32 are used here, so that every machine gets the same.
 """

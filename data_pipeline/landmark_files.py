@@ -6,7 +6,8 @@ first, and a line with the number of images before it. That is LFW's and CelebA'
 `name_5pts_score.txt`. A line of JSON (`.jsonl`) has "path" and "landmarks", a list of points or
 of numbers; Parquet has such columns, or one of numbers for each coordinate as in text.
 
-Points are five as `align` orders them, or the 68 of the usual scheme, of which five are made. An entry without landmarks (null or an empty list) is none.
+Points are five as `align` orders them, or the 68 of the usual scheme, of which five are made.
+An entry without landmarks (null or an empty list) is none.
 """
 
 import csv
