@@ -2,7 +2,8 @@
 
 What a published recipe does is followed as far as parameters that are looked up allow: colours
 change in one fixed order and around mid-grey, and a window that does not fit is cut to the picture
-instead of drawn again.
+instead of drawn again. A set that has been in a release is not changed, because runs that name it
+would go on with other pixels; a better one gets another name.
 """
 
 from collections.abc import Mapping
