@@ -6,6 +6,7 @@ from typing import Any, Literal
 from tyro.conf import Positional
 
 from cluster.console import errors_in_one_line, show
+from cluster.data_align import alignment_of
 from cluster.errors import Exit
 
 
@@ -18,6 +19,9 @@ def pack(
     seed: int = 0,
     shard_mib: int = 64,
     max_unreadable: float = 0.01,
+    landmarks: Path | None = None,
+    align: str | None = None,
+    without_landmarks: Literal["keep", "drop"] = "drop",
     repeated: Literal["keep", "drop"] = "keep",
     look_alikes: bool = False,
     restart: bool = False,
@@ -35,6 +39,10 @@ def pack(
         seed: of the order of samples and labels
         shard_mib: size at which a shard is full, in MiB
         max_unreadable: share of images that may be unreadable; they are left out and counted
+        landmarks: file of five points an image, to bring faces upright by
+        align: size of an upright face: 112 (the default), 112x96 (height x width) or 128
+        without_landmarks: whether images without a face's points are left out, or kept in the
+            same size
         repeated: whether an identity keeps images whose bytes it has already
         look_alikes: list images that look the same, too, in the dataset's duplicates.parquet
         restart: give up what a stopped pack of the same name has done
@@ -45,12 +53,14 @@ def pack(
     from data_pipeline.pack import pack as write
     from data_pipeline.sources.opening import open_source
 
+    alignment = alignment_of(landmarks, align, without_landmarks)
     dataset = write(
         open_source(source),
         dest,
         seed=seed,
         shard_bytes=shard_mib << 20,
         max_unreadable=max_unreadable,
+        alignment=alignment,
         repeated=repeated,
         look_alikes=look_alikes,
         restart=restart,

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import PIL
 
+from data_pipeline.alignment import Alignment
 from data_pipeline.fingerprint import Examination
 from data_pipeline.finishing import Repeated, Traces, finish
 from data_pipeline.index import INDEX, Dataset, index_text
@@ -48,6 +49,7 @@ def pack(
     shard_bytes: int = SHARD_BYTES,
     max_pixels: int = MAX_PIXELS,
     max_unreadable: float = 0.01,
+    alignment: Alignment | None = None,
     repeated: Repeated = "keep",
     look_alikes: bool = False,
     restart: bool = False,
@@ -56,7 +58,8 @@ def pack(
 ) -> Dataset:
     """Write the images of `source` as the dataset `dest`, which must not exist yet.
 
-    Unreadable images are left out, counted and named, up to the share `max_unreadable` of all.
+    Unreadable images are left out, counted and named, up to the share `max_unreadable` of all. An
+    `alignment` brings the others upright, in crops of one size.
     Images with the same bytes, and with `look_alikes` those that look the same, are counted and
     listed in `duplicates.parquet`; `repeated="drop"` leaves out all but the first of an identity's
     images with the same bytes.
@@ -74,6 +77,7 @@ def pack(
             shard_bytes=shard_bytes,
             max_pixels=max_pixels,
             max_unreadable=max_unreadable,
+            alignment=alignment,
             repeated=repeated,
             look_alikes=look_alikes,
             workers=workers,
@@ -91,6 +95,7 @@ def write_dataset(
     shard_bytes: int,
     max_pixels: int,
     max_unreadable: float,
+    alignment: Alignment | None = None,
     workers: int,
     show_progress: bool,
 ) -> Packed:
@@ -105,6 +110,7 @@ def write_dataset(
         shard_bytes=shard_bytes,
         max_pixels=max_pixels,
         max_unreadable=max_unreadable,
+        alignment=alignment,
         repeated="keep",
         look_alikes=False,
         workers=workers,
@@ -138,6 +144,7 @@ def _write(
     shard_bytes: int,
     max_pixels: int,
     max_unreadable: float,
+    alignment: Alignment | None,
     repeated: Repeated,
     look_alikes: bool,
     workers: int,
@@ -145,6 +152,8 @@ def _write(
 ) -> _Written:
     journal = Journal(unfinished.dataset, unfinished.scratch)
     unfinished.worth_keeping = journal.has_shards()
+    if alignment is not None:
+        source = alignment.listed(source)
     listing = list_source(
         source, unfinished.scratch / "listing", seed=seed, show_progress=show_progress
     )
@@ -156,6 +165,7 @@ def _write(
             "max_pixels": max_pixels,
             "look_alikes": look_alikes,
             "Pillow": PIL.__version__,
+            **({} if alignment is None else alignment.options()),
         },
         threads=workers,
         show_progress=show_progress,
@@ -165,7 +175,9 @@ def _write(
         packing.write_shards(
             unfinished.dataset,
             Examination(
-                preparation=Preparation(source=for_workers(source), max_pixels=max_pixels),
+                preparation=Preparation(
+                    source=for_workers(source), max_pixels=max_pixels, alignment=alignment
+                ),
                 looks=look_alikes,
             ),
             shard_bytes=shard_bytes,
