@@ -6,6 +6,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from cluster.console import errors_in_one_line, show
+from cluster.data_align import alignment_of
 from cluster.errors import Exit
 
 Kind = Literal[
@@ -21,6 +22,8 @@ def import_set(
     /,
     *,
     images: Path | None = None,
+    landmarks: Path | None = None,
+    align: str | None = None,
     seed: int = 0,
     workers: int = 1,
     json: bool = False,
@@ -38,6 +41,9 @@ def import_set(
         dest: the set to write; must not exist yet
         images: folder that the images' paths are relative to; if not given, the one above the
             source. Not for bin and megaface, which hold their images
+        landmarks: file of five points an image, to bring faces upright by; for ijb the meta file
+            of points. Faces without points are cut out of the middle
+        align: size of an upright face: 112 (the default), 112x96 (height x width) or 128
         seed: of the order of samples
         workers: processes that read and check images
         json: print the result as JSON
@@ -46,7 +52,14 @@ def import_set(
     from data_pipeline.verification_sets.importing import import_verification_set
 
     dataset, counts = import_verification_set(
-        kind, source, dest, images=images, seed=seed, workers=workers, show_progress=True
+        kind,
+        source,
+        dest,
+        images=images,
+        alignment=alignment_of(landmarks, align, "keep"),
+        seed=seed,
+        workers=workers,
+        show_progress=True,
     )
     show(describe(dataset) | counts, as_json=json)
     return Exit.OK

@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow
 from pyarrow import parquet
 
+from data_pipeline.alignment import Alignment
 from data_pipeline.errors import DataError
 from data_pipeline.index import Dataset, file_of
 from data_pipeline.jpeg import MAX_PIXELS
@@ -24,12 +25,16 @@ def pack_with_tables(
     dest: Path,
     tables_of: Callable[[Packed], Mapping[str, pyarrow.Table]],
     *,
+    alignment: Alignment | None = None,
     seed: int = 0,
     shard_bytes: int = SHARD_BYTES,
     workers: int = 1,
     show_progress: bool = False,
 ) -> None:
-    """Write a dataset with tables, given by file name, that may refer to its samples."""
+    """Write a dataset with tables, given by file name, that may refer to its samples.
+
+    An alignment must keep images without landmarks: every image of the source is a sample.
+    """
     with committed_folder(dest) as partial:
         packed = write_dataset(
             source,
@@ -38,6 +43,7 @@ def pack_with_tables(
             shard_bytes=shard_bytes,
             max_pixels=MAX_PIXELS,
             max_unreadable=0.0,
+            alignment=alignment,
             workers=workers,
             show_progress=show_progress,
         )

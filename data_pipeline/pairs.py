@@ -13,6 +13,7 @@ import pyarrow
 from jaxtyping import Bool, Int64
 from pyarrow import parquet
 
+from data_pipeline.alignment import Alignment
 from data_pipeline.errors import DataError
 from data_pipeline.index import Dataset
 from data_pipeline.pack import SHARD_BYTES, Image, Packed
@@ -67,6 +68,7 @@ def pack_pairs(
     pairs_file: Path | str,
     dest: Path | str,
     *,
+    alignment: Alignment | None = None,
     seed: int = 0,
     shard_bytes: int = SHARD_BYTES,
     workers: int = 1,
@@ -100,6 +102,7 @@ def pack_pairs(
         chosen,
         dest,
         pairs_of,
+        alignment=alignment,
         seed=seed,
         shard_bytes=shard_bytes,
         workers=workers,
@@ -139,6 +142,7 @@ def pack_with_pairs(
     dest: Path | str,
     pairs_of: Callable[[Packed], Pairs],
     *,
+    alignment: Alignment | None = None,
     seed: int = 0,
     shard_bytes: int = SHARD_BYTES,
     workers: int = 1,
@@ -155,6 +159,7 @@ def pack_with_pairs(
         source,
         Path(dest),
         tables_of,
+        alignment=alignment,
         seed=seed,
         shard_bytes=shard_bytes,
         workers=workers,

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow
 from jaxtyping import Bool, Int64
 
+from data_pipeline.alignment import Alignment
 from data_pipeline.errors import DataError
 from data_pipeline.pack import Packed
 from data_pipeline.pairs import PairSet, pack_with_pairs
@@ -61,6 +62,7 @@ def pack_pair_list(
     images: Path | str,
     dest: Path | str,
     *,
+    alignment: Alignment | None = None,
     seed: int = 0,
     workers: int = 1,
     show_progress: bool = False,
@@ -91,7 +93,13 @@ def pack_pair_list(
         )
 
     return pack_with_pairs(
-        source, dest, pairs_of, seed=seed, workers=workers, show_progress=show_progress
+        source,
+        dest,
+        pairs_of,
+        alignment=alignment,
+        seed=seed,
+        workers=workers,
+        show_progress=show_progress,
     )
 
 

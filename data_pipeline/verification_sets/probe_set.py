@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow
 from jaxtyping import Bool, Int64
 
+from data_pipeline.alignment import Alignment
 from data_pipeline.errors import DataError
 from data_pipeline.index import Dataset
 from data_pipeline.pack import Packed
@@ -68,6 +69,7 @@ def pack_megaface(
     folder: Path | str,
     dest: Path | str,
     *,
+    alignment: Alignment | None = None,
     seed: int = 0,
     workers: int = 1,
     show_progress: bool = False,
@@ -109,7 +111,13 @@ def pack_megaface(
         }
 
     pack_with_tables(
-        source, Path(dest), tables_of, seed=seed, workers=workers, show_progress=show_progress
+        source,
+        Path(dest),
+        tables_of,
+        alignment=alignment,
+        seed=seed,
+        workers=workers,
+        show_progress=show_progress,
     )
     return ProbeSet.open(dest)
 

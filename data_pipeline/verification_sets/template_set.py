@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow
 from jaxtyping import Bool, Float32, Int64
 
+from data_pipeline.alignment import Alignment
 from data_pipeline.errors import DataError
 from data_pipeline.index import Dataset
 from data_pipeline.pack import Packed
@@ -115,6 +116,7 @@ def pack_templates(
     images: Path | str,
     dest: Path | str,
     *,
+    alignment: Alignment | None = None,
     seed: int = 0,
     workers: int = 1,
     show_progress: bool = False,
@@ -156,7 +158,13 @@ def pack_templates(
         }
 
     pack_with_tables(
-        source, Path(dest), tables_of, seed=seed, workers=workers, show_progress=show_progress
+        source,
+        Path(dest),
+        tables_of,
+        alignment=alignment,
+        seed=seed,
+        workers=workers,
+        show_progress=show_progress,
     )
     return TemplateSet.open(dest)
 
