@@ -97,6 +97,8 @@ def pairs(
     dest: Positional[Path],
     /,
     *,
+    landmarks: Path | None = None,
+    align: str | None = None,
     seed: int = 0,
     json: bool = False,
 ) -> int:
@@ -106,13 +108,19 @@ def pairs(
         source: folder with one folder of images for each identity
         pair_list: text file in the format of LFW's pairs.txt
         dest: the verification set to write; must not exist yet
+        landmarks: file of five points an image, to bring faces upright by; faces without points
+            are cut out of the middle
+        align: size of an upright face: 112 (the default), 112x96 (height x width) or 128
         seed: of the order of samples
         json: print the result as JSON
     """
     from data_pipeline.index import describe
     from data_pipeline.pairs import pack_pairs
 
-    written = pack_pairs(source, pair_list, dest, seed=seed, show_progress=True)
+    alignment = alignment_of(landmarks, align, "keep")
+    written = pack_pairs(
+        source, pair_list, dest, alignment=alignment, seed=seed, show_progress=True
+    )
     show(describe(written.dataset) | {"pairs": len(written.same)}, as_json=json)
     return Exit.OK
 

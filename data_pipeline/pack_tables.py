@@ -35,6 +35,8 @@ def pack_with_tables(
 
     An alignment must keep images without landmarks: every image of the source is a sample.
     """
+    if alignment is not None and alignment.without_landmarks != "keep":
+        raise DataError("a verification set keeps images without landmarks; align it that way")
     with committed_folder(dest) as partial:
         packed = write_dataset(
             source,

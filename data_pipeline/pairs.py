@@ -76,7 +76,8 @@ def pack_pairs(
 ) -> PairSet:
     """Pack the images of a folder that a pairs file names, each once, with the pairs.
 
-    An image that is missing or unreadable is an error: a verification set is fixed.
+    An `alignment` brings them upright. An image that is missing or unreadable is an error: a
+    verification set is fixed.
     """
     named = read_pairs(pairs_file)
     folder = FolderSource.open(source)

@@ -37,8 +37,6 @@ def import_verification_set(
             or one that holds upright ones an `alignment`.
     """
     source = Path(source)
-    if alignment is not None and alignment.without_landmarks != "keep":
-        raise DataError("a verification set keeps images without landmarks; align it that way")
     options: _Options = {"seed": seed, "workers": workers, "show_progress": show_progress}
     if kind in ("bin", "megaface") and images is not None:
         raise DataError(f"a set of the kind {kind} holds its images; name no folder of images")

@@ -79,3 +79,27 @@ def test_exporting_what_is_no_dataset_is_one_line(capsys, folder: Path):
 
 def test_the_command_line_offers_every_kind_of_set():
     assert set(get_args(data_import.Kind)) == set(get_args(importing.Kind))
+
+
+def test_pairs_of_originals_are_brought_upright(capsys, tmp_path: Path):
+    for name in ("ann/ann_1.jpg", "ann/ann_2.jpg", "bob/bob_1.jpg"):
+        (tmp_path / "faces" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "faces" / name).write_bytes(jpeg(len(name), 200))
+    (tmp_path / "pairs.txt").write_text("1\nann\t1\t2\nann\t1\tbob\t1\n")
+    points = "60 80 120 80 90 110 65 140 115 140"
+    (tmp_path / "points.txt").write_text(f"ann/ann_1.jpg {points}\nbob/bob_1.jpg {points}\n")
+    code, out, _ = run(
+        capsys,
+        "pairs",
+        tmp_path / "faces",
+        tmp_path / "pairs.txt",
+        tmp_path / "set",
+        "--landmarks",
+        tmp_path / "points.txt",
+        "--align",
+        "112x96",
+        "--json",
+    )
+    assert code == 0
+    expected = {"samples": 3, "pairs": 2, "image_size": [112, 96]}
+    assert expected.items() <= json.loads(out).items()

@@ -52,9 +52,10 @@ def test_the_file_of_scores_of_ijb_is_its_file_of_landmarks(folder):
 
 def test_a_set_refuses_to_lose_faces_and_a_bin_to_be_aligned(folder):
     (folder / "points.txt").write_text(f"1.jpg {points(1.5)} 1\n")
+    (folder / "list.txt").write_text("1 1.jpg 2.jpg\n")
     drops = Alignment.of_file(folder / "points.txt", without_landmarks="drop")
     keeps = Alignment.of_file(folder / "points.txt", without_landmarks="keep")
     with pytest.raises(DataError, match="keeps images without landmarks"):
-        import_verification_set("flagged", folder / "l.txt", folder / "set", alignment=drops)
+        import_verification_set("flagged", folder / "list.txt", folder / "set", alignment=drops)
     with pytest.raises(DataError, match=r"a \.bin holds faces that are upright already"):
         import_verification_set("bin", folder / "x.bin", folder / "set", alignment=keeps)
