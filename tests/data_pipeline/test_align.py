@@ -192,6 +192,27 @@ def test_crops_are_the_definition_rounded(seed, angle, scale, x, y):
     assert np.abs(made - sampled(image, matrix, crop)).max() <= 0.5 + 1e-3
 
 
+@pytest.mark.parametrize("scale", [0.4, 1.0, 1.9])
+@pytest.mark.parametrize("angle", [-0.7, 0.2])
+def test_crops_are_opencvs(scale, angle):
+    cv2 = pytest.importorskip("cv2")
+    matrix = similarity(angle, scale, 12.3, -4.6)
+    theirs = cv2.warpAffine(pixels(3, 160), matrix, (112, 96), borderValue=(0.0,))
+    # 1 for rounding. (OpenCV 4 rounds places to 1/32 of a pixel, across which this picture changes
+    # by less than 0.5, but the edge to black by up to 4: its edge is left out.)
+    inside = (
+        cv2.warpAffine(
+            np.ones((158, 158)),
+            matrix @ np.array([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0], [0.0, 0.0, 1.0]]),
+            (112, 96),
+        )
+        == 1
+    )
+    assert inside.mean() > 0.1
+    step = np.abs(warp(pixels(3, 160), matrix, Crop(96, 112)).astype(int) - theirs)
+    assert step[inside].max() <= 1
+
+
 def test_whole_shifts_move_pixels_without_changing_them():
     image = pixels(1, 40)
     crop = Crop(20, 30)
