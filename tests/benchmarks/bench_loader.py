@@ -1,11 +1,11 @@
 """Images a second of the loader, beside bare DALI and webdataset with Pillow or OpenCV.
 
-    python -m tests.benchmarks.bench_loader [--record] [--json] [--device cuda:0] [--presets]
+    python -m tests.benchmarks.bench_loader [--record] [--json] [--device cuda:0]
 
 All candidates read the same made-up faces (112 x 112, about 8 kB each, in the page cache) in a
 shuffled order, flip half of them and hand over float32 batches as torch tensors. They take turns,
 so that a busy machine is busy for all. The CPU time of an image is given too: it is what training
-on the same cores loses. `--presets` measures the loader alone, with each set of augmentations.
+on the same cores loses. What each set of augmentations costs is in `bench_loader_presets`.
 """
 
 import argparse
@@ -37,7 +37,6 @@ from data_pipeline.decode import Decoder
 from data_pipeline.index import Dataset
 from data_pipeline.loader import Loader
 from data_pipeline.plan import Plan
-from data_pipeline.presets import PRESETS
 from data_pipeline.shards import ShardReader
 from tests.benchmarks.record import interleaved, record
 from tests.data_pipeline.faces import dataset_of
@@ -45,6 +44,7 @@ from tests.data_pipeline.faces import dataset_of
 FLIP = Augmentation(flip=0.5)
 SIDE = 112
 SHARDS = 8
+WARM_UP = 24  # batches that are not counted: files, threads, and memory that is then used again
 READER = "DALI, its webdataset reader"
 WANTED = {READER: 0.9, "webdataset + Pillow": 2.2, "webdataset + OpenCV": 1.8}
 """The least the loader must reach of each; of several numbers of workers, of the best."""
@@ -186,7 +186,7 @@ def tars(dataset: Dataset) -> list[str]:
 def measure(make: Callable[[], Batches], images: int) -> tuple[float, float]:
     """Images a second, and microseconds of this process's CPU time an image."""
     batches = make()
-    for _ in range(4):  # starting up is not counted
+    for _ in range(WARM_UP):
         next(batches)
     done, start, cpu = 0, time.perf_counter(), time.process_time()
     while done < images:
@@ -212,11 +212,6 @@ def made_up(options: argparse.Namespace, folder: Path) -> Dataset:
 
 def loaders(dataset: Dataset, options: argparse.Namespace) -> dict[str, Callable[[], Batches]]:
     """The candidates by name, ours first."""
-    if options.presets:
-        return {
-            f"facescale, {name}": partial(ours, dataset, options, augmentation)
-            for name, augmentation in PRESETS.items()
-        }
     candidates: dict[str, Callable[[], Batches]] = {
         "facescale": partial(ours, dataset, options, FLIP),
         "DALI, the same graph fed from memory": partial(dali_fed, dataset, options),
@@ -266,36 +261,36 @@ def verdicts(rows: Sequence[Mapping[str, str | float]]) -> list[str]:
     return lines
 
 
-def main() -> None:
-    """Run the comparison and print, or record, its table."""
+def run(
+    name: str, make: Callable[[Dataset, argparse.Namespace], dict[str, Callable[[], Batches]]]
+) -> None:
+    """Compare the candidates that `make` gives, and print, or record as `name`, their table."""
     parser = argparse.ArgumentParser(description="Images a second of loaders, side by side.")
     parser.add_argument("--images", type=int, default=4000)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--presets", action="store_true", help="the loader with each preset")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--record", action="store_true", help="write tests/benchmarks/results")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        rows = compare(loaders(made_up(options, Path(folder)), options), options)
+        rows = compare(make(made_up(options, Path(folder)), options), options)
     if options.json:
         print(json.dumps({"options": vars(options), "rows": rows}, indent=1))
     else:
         for row in rows:
             print("  ".join(f"{key}: {value}" for key, value in row.items()))
-        print("\n".join(verdicts(rows)))
+        print(*verdicts(rows), sep="\n")
     if options.record:
-        command = f"python -m tests.benchmarks.bench_loader {' '.join(sys.argv[1:])}"
+        command = f"python -m tests.benchmarks.bench_{name} {' '.join(sys.argv[1:])}"
         notes = [
             f"{options.images} images of {SIDE} x {SIDE}, batches of {options.batch_size}, "
             f"{options.threads} threads, medians of {options.repeats} rounds in turn",
             *verdicts(rows),
         ]
-        name = "loader_presets" if options.presets else "loader"
         print(record(name, rows, command=command, notes=notes), file=sys.stderr)
 
 
 if __name__ == "__main__":
-    main()
+    run("loader", loaders)
