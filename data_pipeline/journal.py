@@ -1,9 +1,9 @@
 """What a pack has finished, so that a killed one goes on after its last whole shard.
 
-The journal has a line for each finished shard, which is written after the shard's files are on the
-disk: what the index will say of it, the place in the order of images where the next one begins,
-and what was counted up to there. Beside each shard's files lies its trace in the scratch folder,
-one record a sample. A shard whose files differ from its line is packed again, as are those after.
+The journal has a line for each finished shard, sealed by a CRC-32 and written after the shard's
+files are on the disk: what the index will say of it, the place in the order of images where the
+next one begins, and what was counted up to there. Beside it lie the shards' traces, one record a
+sample. A shard whose files differ from its line is packed again, as are those after.
 """
 
 import json
@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
@@ -76,12 +77,12 @@ class Finished:
 
     def as_line(self) -> str:
         """The line."""
-        return json.dumps(asdict(self)) + "\n"
+        return _sealed(asdict(self))
 
     @classmethod
     def of_line(cls, line: str) -> "Finished":
         """The reverse; a `ValueError`, `TypeError` or `KeyError` where it is cut or damaged."""
-        fields = json.loads(line)
+        fields = _unsealed(line)
         files = {name: File(**fields["shard"][name]) for name in ("tar", "members", "idx")}
         tally = fields["tally"]
         tally |= {"named": tuple(tally["named"]), "sizes": tuple(map(tuple, tally["sizes"]))}
@@ -134,7 +135,7 @@ class Journal:
             if path.name not in kept:
                 path.unlink()
         beside = self._path.with_suffix(".new")
-        written = [json.dumps(options) + "\n", *(f.as_line() for f in self.finished)]
+        written = [_sealed(options), *(f.as_line() for f in self.finished)]
         beside.write_text("".join(written), encoding="ascii")
         sync(beside)
         beside.rename(self._path)
@@ -210,11 +211,26 @@ class Journal:
         return finished if same else None
 
 
+def _sealed(fields: Mapping[str, Any]) -> str:
+    text = json.dumps(fields)
+    return f"{crc32(text.encode()):08x} {text}\n"
+
+
+def _unsealed(line: str) -> dict[str, Any]:
+    seal, _, text = line.rstrip("\n").partition(" ")
+    if seal != f"{crc32(text.encode()):08x}":
+        raise ValueError("not the line that was written")
+    return json.loads(text)
+
+
 def _refuse_other_options(partial: Path, line: str, options: Mapping[str, Any]) -> None:
     try:
-        before = dict(json.loads(line))
-    except (ValueError, TypeError):
-        before = {}
+        before = _unsealed(line)
+    except ValueError:
+        raise DataError(
+            f"{partial} holds an unfinished pack, but of what cannot be read; give its shards up "
+            "with `--restart`"
+        ) from None
     for name in (*options, *before):
         was, now = before.get(name), options.get(name)
         if was != now:

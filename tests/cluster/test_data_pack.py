@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -35,8 +36,8 @@ def unfinished(folder: Path, *, seed: int) -> None:
     """What a pack leaves that was killed after its first shard."""
     scratch = folder / "packed.partial" / "scratch"
     scratch.mkdir(parents=True)
-    options = {"source": "other", "seed": seed}
-    (scratch / "journal.jsonl").write_text(json.dumps(options) + "\n{}\n")
+    options = json.dumps({"source": "other", "seed": seed})
+    (scratch / "journal.jsonl").write_text(f"{crc32(options.encode()):08x} {options}\n{{}}\n")
 
 
 def test_a_repeated_image_is_counted_and_left_out_when_asked(capsys, people, tmp_path):

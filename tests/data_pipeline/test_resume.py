@@ -3,6 +3,7 @@
 import io
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -152,6 +153,25 @@ def test_damaged_shards_of_a_stopped_pack_are_packed_again(tmp_path, whole, dama
         path.write_bytes(content)
     (dataset / "shard-000099.tar").write_bytes(b"half")
     pack(MemorySource(faces()), tmp_path / "out", **OPTIONS)
+    assert contents(tmp_path / "out") == whole
+
+
+@pytest.mark.parametrize("line", [0, 1, -1])
+def test_a_journal_with_any_byte_changed_never_gives_another_dataset(tmp_path, whole, line):
+    interrupt(tmp_path / "out", 61)
+    journal = tmp_path / "out.partial" / "scratch" / "journal.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    digit = re.search(rb"\d", lines[line][-40:])
+    assert digit is not None
+    place = len(lines[line]) - 40 + digit.start()
+    changed = bytearray(lines[line])
+    changed[place] = ord("7") if changed[place] != ord("7") else ord("8")
+    lines[line] = bytes(changed)
+    journal.write_bytes(b"".join(lines))
+    if line == 0:
+        with pytest.raises(DataError, match="but of what cannot be read"):
+            pack(MemorySource(faces()), tmp_path / "out", **OPTIONS)
+    pack(MemorySource(faces()), tmp_path / "out", restart=line == 0, **OPTIONS)
     assert contents(tmp_path / "out") == whole
 
 
