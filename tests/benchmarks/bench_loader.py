@@ -274,6 +274,7 @@ def run(
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--record", action="store_true", help="write tests/benchmarks/results")
     options = parser.parse_args()
+    torch.set_num_threads(1)  # more would wait actively, beside the loaders' own
     with tempfile.TemporaryDirectory() as folder:
         rows = compare(make(made_up(options, Path(folder)), options), options)
     if options.json:
