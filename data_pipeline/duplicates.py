@@ -63,9 +63,9 @@ class Duplicates:
 
 
 def find_duplicates(
-    records: Callable[[], Iterator[np.ndarray]], folder: Path, *, count: int, looks: bool
+    blocks: Iterable[np.ndarray], folder: Path, *, count: int, looks: bool
 ) -> Duplicates:
-    """Compare `count` records, of which every call of `records` gives all in blocks.
+    """Compare blocks of `RECORD`s, `count` in all, by their bytes and maybe by their looks.
 
     `folder` is made for files that may be removed when the result has been read.
     """
@@ -84,11 +84,12 @@ def find_duplicates(
             found.write(pairs.tobytes())
 
         kinds = _Heads(folder / "kinds")
-        for group in grouped(records(), _digest_key, folder / "bytes", count=count):
+        for group in grouped(blocks, _digest_key, folder / "bytes", count=count):
             pairs, heads = _stars(group, "digest")
             note("duplicates", pairs)
             repeated.append(pairs["second"][pairs["same_label"]])
-            kinds.add(heads)
+            if looks:
+                kinds.add(heads)
         if looks:
             faces = _Heads(folder / "faces")
             for group in kinds.grouped(_look_key, folder / "looks"):

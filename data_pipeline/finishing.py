@@ -89,7 +89,7 @@ def finish(
     traces = Traces(journal)
     comparing = unfinished.scratch / "comparing"
     shutil.rmtree(comparing, ignore_errors=True)
-    duplicates = find_duplicates(traces.records, comparing, count=traces.num_samples, looks=looks)
+    duplicates = find_duplicates(traces.records(), comparing, count=traces.num_samples, looks=looks)
     left_out = duplicates.repeated if repeated == "drop" else duplicates.repeated[:0]
     images = traces.images_per_label(listing.num_identities, left_out)
     used = images > 0

@@ -24,9 +24,7 @@ def records_of(digests, looks, labels):
 
 
 def found(records, folder, *, looks=True):
-    result = find_duplicates(
-        lambda: iter(np.array_split(records, 7)), folder, count=len(records), looks=looks
-    )
+    result = find_duplicates(np.array_split(records, 7), folder, count=len(records), looks=looks)
     pairs = [tuple(pair) for block in result.pairs(10) for pair in block.tolist()]
     assert sum(result.counts.values()) == len(pairs) == len(set(pairs))
     return result, pairs
