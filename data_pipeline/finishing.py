@@ -120,6 +120,7 @@ def finish(
         source={
             "listed_images": listing.num_images,
             "unreadable_images": tally.unreadable,
+            **({"images_without_face": tally.faceless} if tally.faceless else {}),
             "encoded_again": tally.encoded_again,
             "single_image_identities": int((images == 1).sum()),
             **duplicates.counts,

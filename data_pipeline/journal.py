@@ -43,6 +43,8 @@ class Tally:
     unreadable: int = 0
     named: tuple[str, ...] = ()
     """The first of the unreadable images by name, each with the reason."""
+    faceless: int = 0
+    """Images in which a detector found no face, where those are left out."""
     encoded_again: int = 0
     sizes: tuple[tuple[int, int], ...] = ()
     """(height, width): the one of all images, or two of several."""

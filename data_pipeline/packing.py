@@ -7,11 +7,13 @@ No more than a shard's records and a few chunks of images are held.
 
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
+from data_pipeline.alignment import NO_LANDMARKS
 from data_pipeline.errors import DataError
 from data_pipeline.fingerprint import Examination, Examined
 from data_pipeline.index import Shard
@@ -74,6 +76,9 @@ class Packing:
             self._refuse_unreadable(max_unreadable)
 
     def _add(self, listed: ListedImage, examined: Examined | str, writer: ShardWriter) -> None:
+        if examined == NO_LANDMARKS:
+            self.tally = replace(self.tally, faceless=self.tally.faceless + 1)
+            return
         if isinstance(examined, str):
             self.tally = self.tally.with_unreadable(f"{listed.identity}/{listed.image}: {examined}")
             return
@@ -92,7 +97,9 @@ class Packing:
 
     def _refuse_unreadable(self, max_unreadable: float) -> None:
         count, total = self.tally.unreadable, self._listing.num_images
-        if count == total or count > max_unreadable * total:
+        if self.tally.faceless == total:
+            raise DataError("no image of the source has landmarks of a face; see to the detector")
+        if count + self.tally.faceless == total or count > max_unreadable * total:
             raise DataError(
                 f"{count} of {total} images cannot be read, more than the allowed share of "
                 f"{max_unreadable:g}; remove them or allow more. They are: "

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from data_pipeline.align import FACE_112
+from data_pipeline.align import FACE_112, Crop
 from data_pipeline.alignment import Alignment
 from data_pipeline.errors import DataError
+from data_pipeline.landmarks import DetectedLandmarks
 from data_pipeline.pack import pack
 from tests.data_pipeline.pictures import MemorySource, contents, encoded, pixels
 
@@ -55,3 +56,31 @@ def test_an_aligned_pack_goes_on_with_the_same_landmarks_and_crop_alone(tmp_path
             pack(FACES, tmp_path / "out", alignment=other, shard_bytes=1)
     pack(FACES, tmp_path / "out", alignment=aligned(tmp_path, NAMES), shard_bytes=1)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+class Reddish:
+    """Finds a face in the middle of every image with more red than blue."""
+
+    version = "reddish 1"
+
+    def detect(self, images):
+        sure = np.array([float(image[..., 0].mean() > image[..., 2].mean()) for image in images])
+        return np.array([FACE_112 + 19] * len(images)), sure
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_images_in_which_a_detector_finds_no_face_are_counted(tmp_path, workers):
+    red, blue = ([value, 90, 200 - value] for value in (150, 50))
+    images = {
+        (name, f"{i}.png"): encoded(np.full((150, 150, 3), colour, np.uint8), "PNG")
+        for name, colour in (("ann", red), ("bob", blue))
+        for i in range(3)
+    }
+    detecting = Alignment(landmarks=DetectedLandmarks(Reddish()), crop=Crop.of("112"))
+    dataset = pack(MemorySource(images), tmp_path / "out", alignment=detecting, workers=workers)
+    assert (dataset.num_samples, dataset.num_identities) == (3, 1)
+    assert dataset.source["images_without_face"] == 3
+    assert dataset.source["unreadable_images"] == 0
+    nobody = {name: content for name, content in images.items() if name[0] == "bob"}
+    with pytest.raises(DataError, match="no image of the source has landmarks"):
+        pack(MemorySource(nobody), tmp_path / "none", alignment=detecting)
