@@ -41,6 +41,6 @@ def test_chunks_cover_all_rows_in_order(rows, chunk):
 )
 def test_the_default_chunk_is_a_multiple_of_64_that_fits_its_cache(dim, batch, item, cpu):
     chunk = default_chunk(embedding_dim=dim, batch=batch, item_bytes=item, on_cpu=cpu)
-    budget = (8 if cpu else 64) * 2**20
+    budget = (16 if cpu else 64) * 2**20
     assert chunk % 64 == 0
     assert chunk == 64 or chunk * (3 * dim + 2 * batch) * item <= budget
