@@ -31,9 +31,10 @@ from sharded_fc.suggestions import Suggestions, merge_suggestions
 from sharded_fc.summary import Summary, summarise_rows
 from sharded_fc.tile import Weights
 
-# Room for products kept from the first visit for the second. Most of what keeping saves (one of
-# four matrix products) is had with little: 96 MiB hold all of 100,000 classes x 256 samples.
+# Room for products kept from the first visit for the second, which saves one of four: 96 MiB hold
+# all of 100,000 classes x 256 samples, a sixteenth of the rows all of a million x 64.
 KEPT_BYTES = 96 << 20
+KEPT_SHARE = 16
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ class ShardedHead:
     or float32), products are computed in `compute_dtype` (float32 on CPUs, float16 elsewhere).
     `learning_rate_ratios` are (first class, last class + 1, ratio); 0 freezes. `clip_row_norm`
     bounds the length of each row's gradient. `conflict_cosine` turns on counting of negatives above
-    it. `kept_bytes` bounds the products kept between the two visits. On CUDA devices `kernels` can
+    it. `kept_bytes` bounds the products kept between the two visits; the default is 96 MiB, or a
+    sixteenth of the rows and their optimizer's if that is more. On CUDA devices `kernels` can
     be "torch", "elementwise" (one pass over each product; what "auto" takes) or "fused" (no
     products in memory); elsewhere it is torch.
     """
@@ -97,7 +99,7 @@ class ShardedHead:
         conflict_cosine: float | None = None,
         compute_dtype: torch.dtype | None = None,
         chunk_classes: int | None = None,
-        kept_bytes: int = KEPT_BYTES,
+        kept_bytes: int | None = None,
         kernels: Kernels = "auto",
         loss_weight: float = 1.0,
         gradient_reduction: Literal["mean", "sum"] = "mean",
@@ -164,7 +166,9 @@ class ShardedHead:
             normalised=margin.normalised,
             compute_dtype=compute_dtype,
             working_dtype=working,
-            kept_bytes=kept_bytes,
+            kept_bytes=max(KEPT_BYTES, self._rows.bytes // KEPT_SHARE)
+            if kept_bytes is None
+            else kept_bytes,
             kernels_used=kernels,
             seed=seed,
         )

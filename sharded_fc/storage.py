@@ -71,6 +71,11 @@ class Rows:
     def __len__(self) -> int:
         return self.stop - self.start
 
+    @property
+    def bytes(self) -> int:
+        """Size of the centres and the optimizer's rows."""
+        return sum(tensor.nbytes for tensor in self._tensors().values())
+
     def ready(self, start: int, stop: int) -> None:
         """Give the rows [start, stop), counted within this partition, a value if they have none.
 
