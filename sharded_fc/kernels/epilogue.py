@@ -36,6 +36,7 @@ class RuleArguments(NamedTuple):
     def of(cls, rules: tile.Rules) -> "RuleArguments":
         """The same rules."""
         hard = rules.hard
+        assert rules.label is not None  # kernels look for own classes in every chunk
         return cls(
             scale=rules.scale,
             label=rules.label,

@@ -64,7 +64,7 @@ def test_memory_does_not_grow_with_the_names(monkeypatch, tmp_path):
     monkeypatch.setattr(rows_on_disk, "ROWS", 1_000)
     peaks = []
     for count in (2_000, 14_000):
-        source = _Many(dict.fromkeys(range(count), b""))
+        source = _Many({("", str(number)): b"" for number in range(count)})
         tracemalloc.start()
         listing = list_source(source, tmp_path / str(count), seed=0)
         assert sum(1 for _ in listing.images()) == count
