@@ -180,6 +180,7 @@ def check_arguments(
     chunk_classes: int | None,
     gradient_reduction: str,
     unlabelled: str,
+    kernels: str,
     class_margin: Tensor | None,
     clip_norm: float | None,
     clip_row_norm: float | None,
@@ -199,6 +200,8 @@ def check_arguments(
         raise ValueError(f"gradient_reduction {gradient_reduction!r}; use 'mean' or 'sum'")
     if unlabelled not in ("refuse", "ignore", "repel"):
         raise ValueError(f"unlabelled {unlabelled!r}; use 'refuse', 'ignore' or 'repel'")
+    if kernels not in ("auto", "torch", "elementwise", "fused"):
+        raise ValueError(f"kernels {kernels!r}; use 'auto', 'torch', 'elementwise' or 'fused'")
     if clip_norm is not None:
         raise ValueError(
             "clip_norm: a global norm is known only after every row's gradient, and the head "

@@ -122,6 +122,7 @@ class ShardedHead:
             chunk_classes=chunk_classes,
             gradient_reduction=gradient_reduction,
             unlabelled=unlabelled,
+            kernels=kernels,
             class_margin=class_margin,
             clip_norm=clip_norm,
             clip_row_norm=clip_row_norm,

@@ -111,11 +111,12 @@ def test_images_of_several_sizes_are_refused(tmp_path):
 
 
 def test_dali_reads_what_was_exported_through_the_index_of_images(tmp_path, dataset):
-    fn = pytest.importorskip("nvidia.dali.fn")
-    pipeline_def = pytest.importorskip("nvidia.dali").pipeline_def
+    from nvidia.dali import fn
+    from nvidia.dali.pipeline import pipeline_def
+
     export_recordio(dataset, tmp_path / "rec")
 
-    @pipeline_def(batch_size=15, num_threads=1, device_id=None)
+    @pipeline_def(batch_size=15, num_threads=1, device_id=None)  # pyright: ignore[reportArgumentType]
     def read():
         images, labels = fn.readers.mxnet(
             path=[str(tmp_path / "rec" / "train.rec")],

@@ -3,10 +3,6 @@
 import subprocess
 import sys
 
-import pytest
-
-pytest.importorskip("triton")
-
 COMPILE_ONE = """
 from sharded_fc.kernels.compile_check import build, builds
 one = next(one for one in builds(90) if one.kernel[1] == "fold_kernel")

@@ -3,10 +3,6 @@
 import subprocess
 import sys
 
-import pytest
-
-pytest.importorskip("triton")
-
 COMPILED_LAUNCHES = """
 from triton import compile as compile_kernel
 from triton.backends.compiler import GPUTarget
