@@ -26,8 +26,9 @@ class _Slice(ctypes.Structure):
     _fields_ = (
         ("rows", ctypes.c_int64),
         ("dim", ctypes.c_int64),
-        ("first_row", ctypes.c_int64),
         ("threads", ctypes.c_int64),
+        ("first_row", ctypes.c_int64),
+        ("numbers", ctypes.c_void_p),
         ("centre", _Table),
         ("state", _Table * _MOST_STATES),
         ("gradient", _Table),
@@ -37,11 +38,14 @@ class _Slice(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Operands:
-    """What an update works on: the centres and the states, with the rounding key of each."""
+    """What an update works on: the centres and the states, with the rounding key of each.
+
+    `first_row` is the global number of the first of consecutive rows, or those of all, int64.
+    """
 
     tables: Sequence[Tensor]
     keys: Sequence[int]
-    first_row: int
+    first_row: int | Tensor
     gradient: Tensor
     along: Tensor | None
 
@@ -65,12 +69,15 @@ def update(
         for tensor, key in zip(operands.tables, operands.keys, strict=True)
     ]
     along = None if operands.along is None else operands.along.contiguous()
+    first = operands.first_row
+    row_numbers = first.contiguous() if isinstance(first, Tensor) else None
     rows, dim = operands.gradient.shape
     described = _Slice(
         rows=rows,
         dim=dim,
-        first_row=operands.first_row,
         threads=torch.get_num_threads(),
+        first_row=0 if isinstance(first, Tensor) else first,
+        numbers=None if row_numbers is None else row_numbers.data_ptr(),
         centre=tables[0],
         state=(_Table * _MOST_STATES)(*tables[1:]),
         gradient=_Table(operands.gradient.data_ptr(), 0, _TYPES[operands.gradient.dtype]),

@@ -1,7 +1,7 @@
-"""Builds native_rows.cpp for this CPU at first use and keeps the result in the user's cache folder.
+"""Builds native_*.cpp for this CPU at first use and keeps the result in the user's cache folder.
 
 Nothing needs it: without a compiler, or where anything goes wrong, there is one line in the log and
-torch does the same work to the same bits. Nobody else may write the folder, and a library in it is
+torch does the same work. Nobody else may write the folder, and a library in it is
 named by all it was made from, so neither a stranger's nor another machine's code is ever loaded.
 """
 
@@ -20,7 +20,9 @@ from pathlib import Path
 
 import torch
 
-SOURCE = Path(__file__).with_name("native_rows.cpp")
+FOLDER = Path(__file__).parent
+SOURCES = (FOLDER / "native_rows.cpp", FOLDER / "native_tile.cpp")
+HEADER = FOLDER / "native_types.h"
 SWITCH = "FACESCALE_NATIVE"
 """Set to 0 in the environment, nothing is built or used."""
 
@@ -39,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 def library() -> ctypes.CDLL | None:
-    """The compiled library, or None where there is none; builds it in about two seconds."""
+    """The compiled library, or None where there is none; builds it in some four seconds."""
     return None if os.environ.get(SWITCH) == "0" else _loaded()
 
 
@@ -49,7 +51,7 @@ def load() -> ctypes.CDLL | None:
         return ctypes.CDLL(str(_built()))
     except (OSError, subprocess.SubprocessError) as error:
         reason = getattr(error, "stderr", None) or error
-        logger.info("rows are updated by torch alone: no native code, %s", str(reason).strip())
+        logger.info("the head runs in torch alone: no native code, %s", str(reason).strip())
         return None
 
 
@@ -62,14 +64,16 @@ def _built() -> Path:
         raise OSError("it takes g++ on Linux")
     threads = _openmp_of_torch()
     folder = _private_folder()
-    path = folder / f"rows-{_name(Path(compiler), threads)}.so"
+    path = folder / f"head-{_name(Path(compiler), threads)}.so"
     if not path.exists():
         # Beside the target and renamed: other processes see a whole library or none.
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            compiled, linked = Path(scratch) / "rows.o", Path(scratch) / "rows.so"
-            _run(compiler, *_FLAGS, "-fopenmp", "-c", SOURCE, "-o", compiled)
+            compiled = [Path(scratch) / f"{source.stem}.o" for source in SOURCES]
+            for source, to in zip(SOURCES, compiled, strict=True):
+                _run(compiler, *_FLAGS, "-fopenmp", "-c", source, "-o", to)
+            linked = Path(scratch) / "linked.so"
             # Without -fopenmp, which would name another copy of the thread library.
-            _run(compiler, "-shared", compiled, threads, "-o", linked)
+            _run(compiler, "-shared", *compiled, threads, "-o", linked)
             linked.chmod(0o700)
             linked.replace(path)
     return path
@@ -81,7 +85,12 @@ def _run(*command: str | Path) -> None:
 
 def _name(compiler: Path, threads: Path) -> str:
     """A hash of all that the library is made from: source, flags, compiler, threads and CPU."""
-    made_from = [SOURCE.read_text(), *_FLAGS, torch.__version__, _cpu()]
+    made_from = [
+        *(file.read_text() for file in (*SOURCES, HEADER)),
+        *_FLAGS,
+        torch.__version__,
+        _cpu(),
+    ]
     for file in (compiler.resolve(), threads.resolve()):
         facts = file.stat()
         made_from += [str(file), str(facts.st_size), str(facts.st_mtime_ns)]

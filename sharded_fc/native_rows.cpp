@@ -5,18 +5,14 @@
 // cache, goes through one plain loop an operation, which the compiler turns into vectors, and is
 // narrowed on its way back. No torch headers: a C interface, mirrored in native.py.
 
-#include <algorithm>
 #include <cmath>
-#include <cstdint>
-#include <cstring>
 #include <memory>
+
+#include "native_types.h"
 
 namespace {
 
 constexpr uint64_t GOLDEN = 0x9E3779B97F4A7C15;
-constexpr int64_t GRAIN = 32768;  // elements under which torch, too, keeps to one thread
-
-enum Type : int32_t { FLOAT32, BFLOAT16, FLOAT16 };
 
 struct Table {  // [rows, width]; `key` is the rounding's
     void* data;
@@ -27,12 +23,15 @@ struct Table {  // [rows, width]; `key` is the rounding's
 }  // namespace
 
 struct Slice {
-    int64_t rows, dim, first_row;
-    int64_t threads;
+    int64_t rows, dim, threads;
+    int64_t first_row;        // the global number of the first of consecutive rows
+    const int64_t* numbers;   // [rows], those of any rows, or null
     Table centre;
     Table state[2];
-    Table gradient;         // its key means nothing
-    const float* along;     // [rows], or null
+    Table gradient;           // its key means nothing
+    const float* along;       // [rows], or null
+
+    int64_t number(int64_t row) const { return numbers ? numbers[row] : first_row + row; }
 };
 
 namespace {
@@ -45,23 +44,6 @@ inline uint64_t mix(uint64_t key) {
 
 inline uint64_t extend(uint64_t key, uint64_t value) { return mix(key + value * GOLDEN); }
 
-template <class To, class From>
-inline To bits_as(From from) {
-    static_assert(sizeof(To) == sizeof(From));
-    To to;
-    std::memcpy(&to, &from, sizeof to);
-    return to;
-}
-
-inline float widen_bfloat16(uint16_t bits) { return bits_as<float>(uint32_t(bits) << 16); }
-
-inline float widen_float16(uint16_t bits) {
-    uint32_t magnitude = uint32_t(bits & 0x7FFF) << 13;
-    uint32_t special = magnitude >= 0x0F800000 ? 0x7F800000 : 0;
-    float value = bits_as<float>(magnitude) * 0x1p112f;  // the exponents' biases differ by 112
-    return bits_as<float>(bits_as<uint32_t>(value) | special | uint32_t(bits & 0x8000) << 16);
-}
-
 inline uint16_t narrow_bfloat16(float value, uint32_t chance) {
     uint32_t bits = bits_as<uint32_t>(value), magnitude = bits & 0x7FFFFFFF;
     // Finite values saturate; infinity and NaN, quiet after any arithmetic, are their own bound.
@@ -69,14 +51,25 @@ inline uint16_t narrow_bfloat16(float value, uint32_t chance) {
     return uint16_t((rounded | (bits & 0x80000000)) >> 16);
 }
 
+// For finite values; the others are `special_float16`.
 inline uint16_t narrow_float16(float value, uint32_t chance) {
     uint32_t bits = bits_as<uint32_t>(value), magnitude = bits & 0x7FFFFFFF;
-    float small = std::min(bits_as<float>(magnitude), 0x1p-14f);
-    uint32_t fixed = (uint32_t(int32_t(small * 0x1p40f)) + chance) >> 16;
-    uint32_t normal = (std::min(magnitude + (chance & 0x1FFF), 0x477FE000u) >> 13) - (112 << 10);
-    uint32_t finite = magnitude < 0x38800000 ? fixed : normal;
-    uint32_t special = 0x7C00 | (magnitude > 0x7F800000 ? 0x200 : 0);
-    return uint16_t((magnitude < 0x7F800000 ? finite : special) | (bits >> 16 & 0x8000));
+    // In units of 2^-37 below 2^-14, above in the last place of a float with float16's bias.
+    uint32_t small = bits_as<uint32_t>(bits_as<float>(magnitude) + 0x1p-14f) - (113 << 23);
+    uint32_t exact = magnitude < 0x38800000 ? small : magnitude - (112 << 23);
+    uint32_t finite = std::min(exact + (chance & 0x1FFF), 0x0F7FE000u) >> 13;
+    return uint16_t(finite | (bits >> 16 & 0x8000));
+}
+
+inline uint16_t special_float16(float value) {
+    return uint16_t((value == value ? 0x7C00 : 0x7E00) | (bits_as<uint32_t>(value) >> 16 & 0x8000));
+}
+
+inline bool all_finite(const float* __restrict values, int64_t count) {
+    uint32_t largest = 0;
+    for (int64_t i = 0; i < count; ++i)
+        largest = std::max(largest, bits_as<uint32_t>(values[i]) & 0x7FFFFFFF);
+    return largest < 0x7F800000;
 }
 
 struct alignas(64) Line {  // of the cache: a vector that straddles two is read twice
@@ -96,15 +89,7 @@ public:
     float* at(int index) { return reinterpret_cast<float*>(floats_.get() + index * lines_); }
 
     void load(const Table& table, int64_t row, float* __restrict to) const {
-        if (table.type == FLOAT32) {
-            std::memcpy(to, static_cast<const float*>(table.data) + row * dim_, 4 * dim_);
-            return;
-        }
-        const uint16_t* __restrict from = static_cast<const uint16_t*>(table.data) + row * dim_;
-        if (table.type == BFLOAT16)
-            for (int64_t c = 0; c < dim_; ++c) to[c] = widen_bfloat16(from[c]);
-        else
-            for (int64_t c = 0; c < dim_; ++c) to[c] = widen_float16(from[c]);
+        widen(table.data, table.type, row * dim_, dim_, to);
     }
 
     void store(const Table& table, int64_t row, int64_t global_row, const float* __restrict from) {
@@ -116,8 +101,12 @@ public:
         uint16_t* __restrict to = static_cast<uint16_t*>(table.data) + row * dim_;
         if (table.type == BFLOAT16)
             for (int64_t c = 0; c < dim_; ++c) to[c] = narrow_bfloat16(from[c], chance[c]);
-        else
+        else if (all_finite(from, dim_))
             for (int64_t c = 0; c < dim_; ++c) to[c] = narrow_float16(from[c], chance[c]);
+        else
+            for (int64_t c = 0; c < dim_; ++c)
+                to[c] = std::isfinite(from[c]) ? narrow_float16(from[c], chance[c])
+                                               : special_float16(from[c]);
     }
 
 private:
@@ -154,7 +143,7 @@ void for_each_row(const Slice& slice, float learning_rate, Update update) {
                 for (int64_t c = 0; c < dim; ++c) gradient[c] -= centre[c] * along;
             }
             update(row, gradient, centre, buffers);
-            if (learning_rate != 0) buffers.store(slice.centre, row, slice.first_row + row, centre);
+            if (learning_rate != 0) buffers.store(slice.centre, row, slice.number(row), centre);
         }
     }
 }
@@ -181,7 +170,7 @@ extern "C" void sgd(const Slice* slice, float learning_rate, float momentum, flo
             const float direction = nesterov != 0 ? g + kept[c] * momentum : kept[c];
             centre[c] -= direction * learning_rate;
         }
-        buffers.store(slice->state[0], row, slice->first_row + row, kept);
+        buffers.store(slice->state[0], row, slice->number(row), kept);
     });
 }
 
@@ -202,8 +191,8 @@ extern "C" void adamw(const Slice* slice, float learning_rate, float mean_share,
             const float denominator = std::sqrt(square[c]) * inverse_spread + eps;
             centre[c] = centre[c] * decay - mean[c] * step_size / denominator;
         }
-        buffers.store(slice->state[0], row, slice->first_row + row, mean);
-        buffers.store(slice->state[1], row, slice->first_row + row, square);
+        buffers.store(slice->state[0], row, slice->number(row), mean);
+        buffers.store(slice->state[1], row, slice->number(row), square);
     });
 }
 

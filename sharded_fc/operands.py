@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sharded_fc import native_tile
 from sharded_fc.tile import Weights
 
 _LARGEST_EXPONENT = 14  # 2^14 leaves a factor of four below float16's largest number
@@ -50,6 +51,12 @@ class Operands:
         """Round the embeddings, once a visit."""
         self.embedding.copy_(embedding)
 
+    def bfloat16_rows(self, count: int) -> Float[Tensor, "rows dim"] | None:
+        """Where `count` rows belong once rounded to bfloat16; None where operands are not that."""
+        if not self._convert or self.low_rows.dtype != torch.bfloat16:
+            return None
+        return self.low_rows[:count]
+
     def rows(
         self, centre: Float[Tensor, "rows dim"], inverse_norm: Float[Tensor, " rows"]
     ) -> Float[Tensor, "rows dim"]:
@@ -59,6 +66,8 @@ class Operands:
         rows = self.low_rows[: len(centre)]
         if self.unit:
             torch.mul(centre, inverse_norm.unsqueeze(1), out=rows)
+            return rows
+        if rows.dtype == torch.bfloat16 and native_tile.copy_rows(centre, to=rows):
             return rows
         if centre.dtype == torch.float16 and rows.dtype == torch.bfloat16:
             # torch converts these two one by one; by way of float32 it takes a sixth of the time.

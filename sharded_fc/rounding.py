@@ -19,7 +19,7 @@ _QUIET = 0x00400000  # set in every NaN that hardware makes, and kept in the upp
 _LARGEST_BFLOAT16 = 0x7F7FFFFF  # any pattern below infinity
 _LARGEST_FLOAT16 = 0x477FE000  # 65504
 _SMALLEST_NORMAL_FLOAT16 = 0x38800000  # 2^-14
-_FLOAT16_REBIAS = (127 - 15) << 10
+_REBIAS = 127 - 15 << 23  # a float's exponent over float16's
 
 
 Key = int | Int[Tensor, ""]
@@ -33,12 +33,17 @@ def rounding_key(*, seed: int, step: int | Int[Tensor, ""], tensor: int) -> Key:
 
 
 def round_stochastically(
-    value: Float[Tensor, "n d"], dtype: torch.dtype, *, key: Key, first_row: int
+    value: Float[Tensor, "n d"],
+    dtype: torch.dtype,
+    *,
+    key: Key,
+    first_row: int | Int[Tensor, " n"],
 ) -> Float[Tensor, "n d"]:
-    """Values in bfloat16 or float16; `first_row` is the global row of the first.
+    """Values in bfloat16 or float16; `first_row` is the global row of the first, or those of all.
 
-    Exactly unbiased, but for float16 below 2^-14, where bits under 2^-40 are dropped. What a dtype
-    holds exactly stays. Finite values saturate, infinities and NaNs stay such.
+    Exactly unbiased, but for float16 below 2^-14, where a value is first rounded to the nearest
+    multiple of 2^-37. What a dtype holds exactly stays. Finite values saturate, infinities and NaNs
+    stay such.
     """
     chance = _chances(value, key, first_row)
     bits = value.contiguous().view(torch.int32)
@@ -48,11 +53,10 @@ def round_stochastically(
         special = magnitude >> 16
         quiet = _QUIET >> 16
     elif dtype == torch.float16:
-        finite = torch.where(
-            magnitude < _SMALLEST_NORMAL_FLOAT16,
-            _fixed_point(value.abs(), chance),
-            ((magnitude + (chance & 0x1FFF)).clamp_max_(_LARGEST_FLOAT16) >> 13) - _FLOAT16_REBIAS,
-        )
+        # In units of 2^-37 below 2^-14, above in the last place of a float with float16's bias.
+        small = (value.abs() + 2.0**-14).view(torch.int32) - (127 - 14 << 23)
+        exact = torch.where(magnitude < _SMALLEST_NORMAL_FLOAT16, small, magnitude - _REBIAS)
+        finite = (exact + (chance & 0x1FFF)).clamp_max_(_LARGEST_FLOAT16 - _REBIAS) >> 13
         special = torch.full_like(magnitude, 0x7C00)
         quiet = 0x0200
     else:
@@ -63,18 +67,15 @@ def round_stochastically(
     return rounded.to(torch.int16).view(dtype)
 
 
-def _chances(value: Tensor, key: Key, first_row: int) -> Tensor:
+def _chances(value: Tensor, key: Key, first_row: int | Tensor) -> Tensor:
     """Sixteen random bits for each element, int32 in [0, 65536)."""
     num_rows, dim = value.shape
-    row = torch.arange(first_row, first_row + num_rows, dtype=torch.int64, device=value.device)
+    if isinstance(first_row, Tensor):
+        row = first_row
+    else:
+        row = torch.arange(first_row, first_row + num_rows, dtype=torch.int64, device=value.device)
     group = torch.arange(-(-dim // _PIECES), dtype=torch.int64, device=value.device)
     bits = extend(extend(key, row).unsqueeze(1), group)
     # A lone column may come with any stride, and only stride 1 can be seen as smaller elements.
     pieces = bits.as_strided(bits.shape, (bits.shape[1], 1)).view(torch.int16)
     return pieces[:, :dim].to(torch.int32) & 0xFFFF
-
-
-def _fixed_point(magnitude: Tensor, chance: Tensor) -> Tensor:
-    """The pattern of a float16 below 2^-14: a count of 2^-24, from sixteen more binary places."""
-    places = (magnitude.clamp_max(2.0**-14) * 2.0**40).to(torch.int32)
-    return (places + chance) >> 16

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sharded_fc import kernels, tile
+from sharded_fc import kernels, native_tile, tile
 from sharded_fc.combine import Batch
 from sharded_fc.operands import Operands
 from sharded_fc.optimizer import Optimizer
@@ -200,7 +200,11 @@ class ChunkedSoftmax:
             self._kernels.unit_rows(centre, inverse_norm=inverse, out=rows)
             return rows
         if self.normalised:
-            _inverse_norms(centre, out=inverse)
+            low = operands.bfloat16_rows(len(centre))
+            if not native_tile.measure_rows(centre, inverse, shortest=SHORTEST, low=low):
+                _inverse_norms(centre, out=inverse)
+            elif low is not None:
+                return low
         return operands.rows(centre, inverse)
 
     def _sum(
@@ -212,6 +216,8 @@ class ChunkedSoftmax:
             self._kernels.sum_rows(rows, operands.embedding, inverse, **how)
             return
         operands.products(rows, out=product)
+        if self._kernels is None and native_tile.sum_tile(product, inverse, **how):
+            return
         sum_tile = (self._kernels or tile).sum_tile
         sum_tile(operands.widen(product), inverse, out=operands.gradient[: len(rows)], **how)
 
@@ -226,10 +232,7 @@ class ChunkedSoftmax:
         **how: Any,
     ) -> tuple[Tensor, Tensor]:
         """What `tile.gradient_tile` wrote and returned; `made`: the products are there already."""
-        if self._kernels is None:
-            out = operands.gradient[: len(rows)]
-        else:
-            out = operands.operand_gradient[: len(rows)]  # kernels round as they write
+        out = operands.operand_gradient[: len(rows)]  # compiled code rounds as it writes
         if self._fused:
             assert self._kernels is not None
             return out, self._kernels.gradient_rows(
@@ -237,6 +240,11 @@ class ChunkedSoftmax:
             )
         if not made:
             operands.products(rows, out=product)
+        if self._kernels is None:
+            along = native_tile.gradient_tile(product, inverse, out=out, **how)
+            if along is not None:
+                return out, along
+            out = operands.gradient[: len(rows)]
         gradient_tile = (self._kernels or tile).gradient_tile
         return out, gradient_tile(operands.widen(product), inverse, out=out, **how)
 

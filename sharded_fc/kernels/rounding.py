@@ -52,10 +52,10 @@ def narrow(value, chance, dtype: tl.constexpr):
         special = magnitude >> 16
         special = tl.where(magnitude > 0x7F800000, special | 0x40, special)
     else:
-        places = tl.minimum(tl.abs(value), 2.0**-14) * 2.0**40
-        fixed = (places.to(tl.int32) + chance) >> 16
-        normal = (tl.minimum(magnitude + (chance & 0x1FFF), 0x477FE000) >> 13) - (112 << 10)
-        finite = tl.where(magnitude < 0x38800000, fixed, normal)
+        # In units of 2^-37 below 2^-14, above in the last place of a float with float16's bias.
+        small = (tl.abs(value) + 2.0**-14).to(tl.int32, bitcast=True) - (113 << 23)
+        exact = tl.where(magnitude < 0x38800000, small, magnitude - (112 << 23))
+        finite = tl.minimum(exact + (chance & 0x1FFF), 0x0F7FE000) >> 13
         special = tl.where(magnitude > 0x7F800000, 0x7E00, 0x7C00)
     rounded = tl.where(magnitude < 0x7F800000, finite, special) | ((bits >> 16) & 0x8000)
     return rounded.to(tl.int16).to(dtype, bitcast=True)

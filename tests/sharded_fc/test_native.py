@@ -31,7 +31,7 @@ def compiled(monkeypatch) -> ctypes.CDLL:
 def cache(monkeypatch, tmp_path) -> Path:
     """An empty cache folder of this test alone, for a source that compiles at once."""
     (tmp_path / "small.cpp").write_text('extern "C" int answer() { return 42; }')
-    monkeypatch.setattr(native_build, "SOURCE", tmp_path / "small.cpp")
+    monkeypatch.setattr(native_build, "SOURCES", (tmp_path / "small.cpp",))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return tmp_path / "facescale"
 
@@ -199,7 +199,7 @@ def refusals(caplog) -> list[str]:
 def test_without_a_compiler_one_line_says_so(cache, monkeypatch, caplog):
     monkeypatch.setenv("PATH", str(cache))
     assert refusals(caplog) == [
-        "rows are updated by torch alone: no native code, it takes g++ on Linux"
+        "the head runs in torch alone: no native code, it takes g++ on Linux"
     ]
 
 
@@ -209,7 +209,7 @@ def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(cache, monkeypatch, 
     (binaries / "g++").write_text("#!/bin/sh\necho 'no space left' >&2\nexit 1\n")
     (binaries / "g++").chmod(0o755)
     monkeypatch.setenv("PATH", str(binaries))
-    assert refusals(caplog) == ["rows are updated by torch alone: no native code, no space left"]
+    assert refusals(caplog) == ["the head runs in torch alone: no native code, no space left"]
     assert not list(cache.iterdir())
 
 

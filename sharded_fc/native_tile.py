@@ -1,0 +1,183 @@
+"""The two passes over a chunk's products and rows' lengths in compiled code, for CPUs.
+
+They do what `tile` does, to rounding: their exp and the order of their sums are their own. Each
+says where it did nothing, and `tile` has to do the work: for sub-centres, sigmoid losses, sums that
+follow the largest logit, and dtypes other than float32 and bfloat16.
+"""
+
+import ctypes
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sharded_fc.native_build import library
+from sharded_fc.tile import CONFLICTS, HIGHEST, SHIFT, TOTAL, Rules, Weights
+
+_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_PRODUCTS = (torch.float32, torch.bfloat16)
+
+
+class _Tile(ctypes.Structure):
+    _fields_ = (
+        ("rows", ctypes.c_int64),
+        ("batch", ctypes.c_int64),
+        ("threads", ctypes.c_int64),
+        ("product", ctypes.c_void_p),
+        ("inverse_norm", ctypes.c_void_p),
+        ("own_row", ctypes.c_void_p),
+        ("competing", ctypes.c_void_p),
+        ("threshold", ctypes.c_void_p),
+        ("constant", ctypes.c_float),
+        ("linear", ctypes.c_float),
+        ("square", ctypes.c_float),
+        ("scale", ctypes.c_float),
+        ("type", ctypes.c_int32),
+    )
+
+
+def sum_tile(
+    product: Float[Tensor, "rows batch"],
+    inverse_norm: Float[Tensor, " rows"],
+    *,
+    first_class: int,
+    rules: Rules,
+    measures: Float[Tensor, "measures batch"],
+    keep_maximum: bool,
+) -> bool:
+    """`tile.sum_tile`; False if nothing was done. `product` is left as it is."""
+    code = None if keep_maximum else _code_for(product, inverse_norm, rules)
+    if code is None:
+        return False
+    described = _Described(product, inverse_norm, first_class=first_class, rules=rules)
+    shift = measures[SHIFT].float()
+    limit = rules.conflict_logit
+    code["sum_tile"](
+        ctypes.byref(described.tile),
+        _at(shift),
+        None if limit is None else ctypes.byref(ctypes.c_float(limit)),
+        _at(measures[TOTAL]),
+        _at(measures[HIGHEST]),
+        _at(measures[CONFLICTS]),
+    )
+    return True
+
+
+def gradient_tile(
+    product: Float[Tensor, "rows batch"],
+    inverse_norm: Float[Tensor, " rows"],
+    *,
+    first_class: int,
+    rules: Rules,
+    weights: Weights,
+    out: Float[Tensor, "rows batch"],
+) -> Float[Tensor, " rows"] | None:
+    """`tile.gradient_tile`, rounded to the dtype of `out`; None if nothing was done.
+
+    `product` is left as it is.
+    """
+    code = _code_for(product, inverse_norm, rules)
+    if code is None or out.dtype not in _PRODUCTS or not out.is_contiguous():
+        return None
+    described = _Described(product, inverse_norm, first_class=first_class, rules=rules)
+    offset, target = weights.offset.float().contiguous(), weights.target.float().contiguous()
+    along = torch.empty_like(inverse_norm)
+    code["gradient_tile"](
+        ctypes.byref(described.tile),
+        _at(offset),
+        _at(target),
+        ctypes.c_float(float(weights.factor)),
+        _at(out),
+        ctypes.c_int32(_TYPES[out.dtype]),
+        _at(along),
+    )
+    return along
+
+
+def measure_rows(
+    centre: Float[Tensor, "rows dim"],
+    inverse_norm: Float[Tensor, " rows"],
+    *,
+    shortest: float,
+    low: Float[Tensor, "rows dim"] | None = None,
+) -> bool:
+    """Write one over the rows' lengths, 0 up to `shortest`, and, to `low`, the rows in bfloat16.
+
+    False if nothing was done.
+    """
+    return inverse_norm.dtype == torch.float32 and _pass_over(centre, inverse_norm, shortest, low)
+
+
+def copy_rows(centre: Float[Tensor, "rows dim"], *, to: Float[Tensor, "rows dim"]) -> bool:
+    """Copy rows to a tensor of bfloat16; False if nothing was done."""
+    return _pass_over(centre, None, 0.0, to)
+
+
+def _pass_over(
+    centre: Tensor, inverse_norm: Tensor | None, shortest: float, low: Tensor | None
+) -> bool:
+    suited = centre.is_cpu and centre.is_contiguous() and centre.dtype in _TYPES
+    code = library() if suited else None
+    if code is None:
+        return False
+    rows, dim = centre.shape
+    code["measure_rows"](
+        _at(centre),
+        ctypes.c_int32(_TYPES[centre.dtype]),
+        ctypes.c_int64(rows),
+        ctypes.c_int64(dim),
+        ctypes.c_float(shortest),
+        None if inverse_norm is None else _at(inverse_norm),
+        None if low is None else _at(low),
+        ctypes.c_int64(torch.get_num_threads()),
+    )
+    return True
+
+
+class _Described:
+    """A `_Tile`, and the tensors it points to."""
+
+    def __init__(
+        self, product: Tensor, inverse_norm: Tensor, *, first_class: int, rules: Rules
+    ) -> None:
+        rows, batch = product.shape
+        own_row, competing = rules.label, rules.class_range
+        if own_row is not None:
+            own_row = own_row - first_class  # nobody's class, -1, is before any row
+        if competing is not None:
+            competing = (competing - first_class).contiguous()
+        hard = rules.hard
+        threshold = None if hard is None else hard.threshold.float().contiguous()
+        self._kept = (product, inverse_norm, own_row, competing, threshold)
+        self.tile = _Tile(
+            rows=rows,
+            batch=batch,
+            threads=torch.get_num_threads(),
+            product=product.data_ptr(),
+            inverse_norm=inverse_norm.data_ptr(),
+            own_row=None if own_row is None else own_row.data_ptr(),
+            competing=None if competing is None else competing.data_ptr(),
+            threshold=None if threshold is None else threshold.data_ptr(),
+            constant=0.0 if hard is None else float(hard.constant),
+            linear=0.0 if hard is None else float(hard.linear),
+            square=0.0 if hard is None else float(hard.square),
+            scale=rules.scale,
+            type=_TYPES[product.dtype],
+        )
+
+
+def _code_for(product: Tensor, inverse_norm: Tensor, rules: Rules) -> ctypes.CDLL | None:
+    suited = (
+        product.is_cpu
+        and product.dtype in _PRODUCTS
+        and inverse_norm.dtype == torch.float32
+        and product.is_contiguous()
+        and inverse_norm.is_contiguous()
+        and rules.sub_centres == 1
+        and rules.sigmoid_bias is None
+    )
+    return library() if suited else None
+
+
+def _at(tensor: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())
