@@ -45,6 +45,15 @@ def library() -> ctypes.CDLL | None:
     return None if os.environ.get(SWITCH) == "0" else _loaded()
 
 
+def version() -> str | None:
+    """What the compiled library was made from, as a hash; None where there is none.
+
+    Its results may differ from torch's, and from another compiler's, in their last bits.
+    """
+    code = library()
+    return None if code is None else Path(code._name).stem.removeprefix("head-")
+
+
 def load() -> ctypes.CDLL | None:
     """Load the library from the cache folder, after building it if it is not there."""
     try:

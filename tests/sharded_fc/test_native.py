@@ -179,6 +179,12 @@ def test_builders_at_once_leave_one_private_library_that_is_then_kept(cache):
     assert built.stat().st_mtime_ns == written
 
 
+def test_the_version_names_the_library_and_is_none_without_it(monkeypatch, compiled):
+    assert Path(compiled._name).stem == f"head-{native_build.version()}"
+    monkeypatch.setenv(SWITCH, "0")
+    assert native_build.version() is None
+
+
 def test_no_second_thread_library_is_loaded(compiled):
     linked = subprocess.run(
         ["readelf", "-d", compiled._name], check=True, capture_output=True, text=True

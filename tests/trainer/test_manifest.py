@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sharded_fc import native_build
 from trainer import manifest
 from trainer.manifest import DamagedError, Manifest
 from trainer.tensor_file import FileFacts
@@ -107,6 +108,13 @@ def test_differences_name_what_a_bit_equal_resume_depends_on():
         f"instruction set was abacus, now {now['instruction_set']}",
         f"version of torch was 1.0, now {now['versions']['torch']}",
     ]
+
+
+def test_compiled_code_that_is_there_or_not_is_a_difference(monkeypatch):
+    monkeypatch.setattr(native_build, "version", lambda: "a1")
+    with_code = example(versions=manifest.surroundings()["versions"])
+    monkeypatch.setattr(native_build, "version", lambda: None)
+    assert with_code.differences(world_size=2) == ["version of compiled head was a1, now absent"]
 
 
 def test_the_file_is_plain_json(tmp_path: Path):
