@@ -1,11 +1,12 @@
 """Puts together the micro-batches of a plan: bytes, pixels, and a stand-in for every bad sample.
 
-A sample is bad when its bytes cannot be read, differ from their CRC-32 or do not decode, or when
-its label does not exist. A read that fails is tried again before: a file server may be busy for a
-moment, and what was bad once stays so. The rule of replacement: **the k-th bad place of a
-micro-batch takes the k-th good sample that follows the micro-batch in its lane**, with that one's
-label, epoch and augmentation. So a batch is a function of the plan and of which samples are bad,
-no matter whether that was known before (the quarantine of a checkpoint) or is found on the way.
+A sample is bad when its bytes cannot be read, differ from their CRC-32 or do not decode, when its
+header asks for too many pixels, or when its label does not exist. A read that fails is tried again
+before: a file server may be busy for a moment, and what was bad once stays so. The rule of
+replacement: **the k-th bad place of a micro-batch takes the k-th good sample that follows the
+micro-batch in its lane**, with that one's label, epoch and augmentation. So a batch is a function
+of the plan and of which samples are bad, no matter whether that was known before (the quarantine of
+a checkpoint) or is found on the way.
 
 Nothing here runs in the background but DALI's own threads.
 """
@@ -168,7 +169,7 @@ class Assembler:
             return None
         for pause in (*READ_PAUSES_S, None):
             try:
-                return self._reader.read(sample)
+                return self._reader.read_image(sample)
             except BadSampleError as error:
                 if error.reason != "read" or pause is None:
                     self._add_bad(sample, error.reason, found)

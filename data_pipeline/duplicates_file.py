@@ -54,9 +54,9 @@ def write_duplicates(
                 "kind": np.where(pairs["look"], "look", "bytes"),
                 "distance": pairs["distance"],
                 "same_identity": pairs["same_label"],
-                "first_sample": _renumbered(pairs["first"], left_out),
+                "first_sample": renumbered(pairs["first"], left_out),
                 "second_sample": pyarrow.array(
-                    _renumbered(pairs["second"], left_out), mask=gone, type=pyarrow.int64()
+                    renumbered(pairs["second"], left_out), mask=gone, type=pyarrow.int64()
                 ),
             }
             for which in ("first", "second"):
@@ -66,5 +66,8 @@ def write_duplicates(
             writer.write_table(pyarrow.table(columns, schema=SCHEMA))
 
 
-def _renumbered(sample: np.ndarray, left_out: np.ndarray) -> np.ndarray:
+def renumbered(
+    sample: Int64[np.ndarray, " some"], left_out: Int64[np.ndarray, " left_out"]
+) -> Int64[np.ndarray, " some"]:
+    """The numbers of samples once those `left_out`, which ascend, are gone."""
     return sample - np.searchsorted(left_out, sample)

@@ -139,7 +139,8 @@ class Dataset:
                 "copy or pack the dataset again"
             )
         records = np.frombuffer(content, MEMBER)
-        if (records["offset"] + records["size"]).max() > shard.tar.bytes:
+        size = np.uint64(shard.tar.bytes)
+        if (records["offset"] > size).any() or (records["size"] > size - records["offset"]).any():
             raise DataError(f"{path} points past the end of its tar; pack the dataset again")
         return records
 

@@ -22,6 +22,7 @@ from data_pipeline.errors import DataError
 INDEX = "index.json"
 FORMAT = "facescale-dataset"
 VERSION = 1
+MOST = 1 << 62  # of any count: what is added to it still has 64 bits
 MEMBER = np.dtype([("offset", "<u8"), ("size", "<u4"), ("crc32", "<u4"), ("label", "<i8")])
 SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -230,7 +231,7 @@ def _file(entry: Any) -> File:
 
 
 def _count(value: object, *, least: Literal[0, 1]) -> int:
-    if type(value) is not int or value < least:
+    if type(value) is not int or not least <= value < MOST:
         raise ValueError(f"{value!r} where a count of at least {least} belongs")
     return value
 

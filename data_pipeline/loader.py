@@ -232,7 +232,7 @@ def read_batches(
         try:
             for start in range(0, len(numbers), batch_size):
                 chosen = numbers[start : start + batch_size].copy()
-                faces = [reader.read(sample) for sample in chosen.tolist()]
+                faces = [reader.read_image(sample) for sample in chosen.tolist()]
                 parameters = augmentation.parameters(np.zeros_like(chosen), chosen)
                 decoder.submit([face.content for face in faces], parameters)
                 under_way.append((faces, chosen, parameters))

@@ -90,13 +90,13 @@ def _locked(dest: Path, partial: Path, *, afresh: bool) -> Iterator[None]:
         if afresh:
             _remove_leftover(partial)
         partial.mkdir(exist_ok=not afresh)
-        lock = _lock(partial)
+        held = lock(partial)
     except OSError as error:
         raise DataError(f"cannot write {partial}: {error.strerror or error}") from error
     try:
         yield
     finally:
-        os.close(lock)
+        os.close(held)
 
 
 def _commit(folder: Path, dest: Path) -> None:
@@ -111,14 +111,19 @@ def _commit(folder: Path, dest: Path) -> None:
 
 def _remove_leftover(partial: Path) -> None:
     with suppress(FileNotFoundError):
-        lock = _lock(partial)
+        held = lock(partial)
         try:
             shutil.rmtree(partial)
         finally:
-            os.close(lock)
+            os.close(held)
 
 
-def _lock(folder: Path) -> int:
+def lock(folder: Path) -> int:
+    """A descriptor that keeps other writers off a folder until it is closed, or its process ends.
+
+    Raises:
+        DataError: another process writes there.
+    """
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -8,7 +8,7 @@ that DALI's `wds2idx` makes.
 
 import hashlib
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -74,6 +74,20 @@ class ShardWriter:
         self.shards.append(shard.close(self._folder))
         if self._on_complete is not None:
             self._on_complete(self.shards[-1])
+
+
+def write_shard(
+    folder: Path, name: str, samples: Iterable[tuple[str, bytes, int]], *, first_sample: int
+) -> Shard:
+    """Write one shard of any size: key, image and label of each sample, of which there are some."""
+    shard = _OpenShard(folder, name, first_sample)
+    try:
+        for key, content, label in samples:
+            shard.add(key, content, label)
+    except BaseException:
+        shard.stream.abandon()
+        raise
+    return shard.close(folder)
 
 
 class _OpenShard:

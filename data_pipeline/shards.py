@@ -14,12 +14,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from data_pipeline.image_header import MAX_IMAGE_BYTES, MAX_PIXELS, read_header
 from data_pipeline.index import Dataset
 from data_pipeline.tar_files import TarFiles
 
-Reason = Literal["read", "crc", "label", "decode"]
-"""Why a sample cannot be used: its file fails, its bytes changed, its identity does not exist, or
-it is no image."""
+Reason = Literal["read", "crc", "label", "decode", "oversized"]
+"""Why a sample cannot be used: its file fails, its bytes changed, its identity does not exist, it
+is no image, or one too large to be decoded."""
 
 
 class BadSampleError(Exception):
@@ -65,6 +66,8 @@ class ShardReader:
         try:
             shard = self._shard(index)
             offset, size, crc32, label = shard.records[sample - self._first_samples[index]].item()
+            if size > MAX_IMAGE_BYTES:
+                raise BadSampleError(sample, "oversized")
             content = os.pread(shard.file, size, offset)
         except OSError as error:
             raise BadSampleError(sample, "read") from error
@@ -75,6 +78,20 @@ class ShardReader:
         if not 0 <= label < self._dataset.num_identities:
             raise BadSampleError(sample, "label")
         return EncodedFace(content, label)
+
+    def read_image(self, sample: int) -> EncodedFace:
+        """One face that may be decoded: its header is an image's, of at most `MAX_PIXELS` pixels.
+
+        Raises:
+            BadSampleError, DataError: as `read`.
+        """
+        face = self.read(sample)
+        header = read_header(face.content)
+        if header is None:
+            raise BadSampleError(sample, "decode")
+        if header.pixels > MAX_PIXELS:
+            raise BadSampleError(sample, "oversized")
+        return face
 
     def where(self, sample: int) -> str:
         """The place of a sample in words, for messages."""

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_pipeline.errors import DataError
+from data_pipeline.image_header import MAX_IMAGE_BYTES
 
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 )
 SEPARATOR = "/"  # of names of files, which cannot hold it
-MAX_IMAGE_BYTES = 64 << 20  # a face of any use is far smaller; keeps one file from filling memory
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,15 +22,16 @@ from zlib import crc32
 import numpy as np
 from PIL import Image
 
+from data_pipeline.image_header import MAX_IMAGE_BYTES, MAX_PIXELS
 from data_pipeline.index_file import MEMBER, File
-from data_pipeline.jpeg import MAX_PIXELS, ORIENTATION, TRANSPOSED
+from data_pipeline.jpeg import ORIENTATION, TRANSPOSED
 from data_pipeline.tar_stream import Member, Readable, TarStream
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 FORMATS = ("JPEG", "PNG", "WEBP")
 LABELS = ("cls", "json")
 LABEL_KEYS = ("label", "cls", "identity", "class")
-MAX_MEMBER_BYTES = 64 << 20  # a face of any use is far smaller
+MAX_MEMBER_BYTES = MAX_IMAGE_BYTES
 MOST_LABEL_CHARACTERS = 200
 NAMED = 20  # samples left out that are named; all are counted
 
@@ -60,11 +61,14 @@ class LeftOut(Exception):
     """A sample that cannot be used; the message is the reason, of a few fixed ones."""
 
 
-class _Sample(NamedTuple):
+class TarSample(NamedTuple):
+    """The members of one key that make a sample."""
+
     image: Member
     label: str
-    size: tuple[int, int]
+    """As written; whole numbers without leading zeros."""
     members: list[Member]
+    """Of the label and the image."""
 
 
 def survey(stream: Readable) -> Survey:
@@ -73,28 +77,28 @@ def survey(stream: Readable) -> Survey:
     Raises:
         DataError: the tar is cut, damaged, compressed or none.
     """
-    hashing = _Hashing(stream)
+    hashing = HashingStream(stream)
     tar = TarStream(hashing, max_member_bytes=MAX_MEMBER_BYTES)
     counts: Counter[str] = Counter()
     left_out: list[str] = []
     label_numbers: dict[str, int] = {}
     records, idx, sizes = [], [], set()
-    for key, members in groupby(tar, key=lambda member: _split(member.name)[0]):
+    for key, members in groupby(tar, key=lambda member: split(member.name)[0]):
         try:
-            sample = _sample(members, counts)
+            sample = sample_of(members, counts)
+            if sample is None:
+                continue
+            sizes.add(image_size_of(sample.image))
         except LeftOut as error:
             counts.update((str(error), "left_out"))
             if len(left_out) < NAMED:
                 left_out.append(f"{key!r}: {error}")
-            continue
-        if sample is None:
             continue
         image = sample.image
         content = image.content or b""
         label = label_numbers.setdefault(sample.label, len(label_numbers))
         records.append((image.offset, image.size, crc32(content), label))
         idx.append(_idx_line(sample.members, number=len(records) - 1))
-        sizes.add(sample.size)
     return Survey(
         records=np.array(records, MEMBER),
         labels=list(label_numbers),
@@ -106,18 +110,22 @@ def survey(stream: Readable) -> Survey:
     )
 
 
-def _split(name: str) -> tuple[str, str]:
+def split(name: str) -> tuple[str, str]:
     """(key, what comes after the first dot of the last part, in small letters)."""
     folder, slash, last = name.rpartition("/")
     stem, _, suffix = last.partition(".")
     return folder + slash + stem, suffix.lower()
 
 
-def _sample(members: Iterable[Member], counts: Counter[str]) -> _Sample | None:
-    """A key's members as a sample; `None` if they are not meant as one (a lone `README`)."""
+def sample_of(members: Iterable[Member], counts: Counter[str]) -> TarSample | None:
+    """A key's members as a sample; `None` if they are not meant as one (a lone `README`).
+
+    Raises:
+        LeftOut: they are meant as one, and are none.
+    """
     found: dict[str, Member] = {}
     for member in members:
-        suffix = _split(member.name)[1]
+        suffix = split(member.name)[1]
         if suffix not in IMAGES + LABELS:
             counts["other_members"] += 1
         elif suffix in found:
@@ -134,7 +142,7 @@ def _sample(members: Iterable[Member], counts: Counter[str]) -> _Sample | None:
         raise LeftOut("no_label")
     parse = _text_label if "cls" in found else _json_label
     label = parse(labels[0].content or b"")
-    return _Sample(images[0], label, _image_size(images[0]), [labels[0], images[0]])
+    return TarSample(images[0], label, [labels[0], images[0]])
 
 
 def _text_label(content: bytes) -> str:
@@ -163,7 +171,7 @@ def _json_label(content: bytes) -> str:
     return _text_label(str(told).encode("utf-8", "surrogatepass"))
 
 
-def _image_size(member: Member) -> tuple[int, int]:
+def image_size_of(member: Member) -> tuple[int, int]:
     """(height, width) as decoders show it, from the header alone."""
     if member.content is None:
         raise LeftOut("too_large")
@@ -187,12 +195,12 @@ def _idx_line(members: list[Member], *, number: int) -> str:
     """Names serve only for messages there, and may hold blanks, so each is a number of ours."""
     parts = []
     for member in members:
-        suffix = _split(member.name)[1]
+        suffix = split(member.name)[1]
         parts.append(f"{suffix} {member.offset} {member.size} {number:09d}.{suffix}")
     return " ".join(parts) + "\n"
 
 
-class _Hashing:
+class HashingStream:
     """A stream that knows the size and sha256 of what was read of it."""
 
     def __init__(self, stream: Readable) -> None:
@@ -201,6 +209,7 @@ class _Hashing:
         self._stream = stream
 
     def read(self, size: int, /) -> bytes:
+        """As the stream's own."""
         content = self._stream.read(size)
         self.digest.update(content)
         self.bytes += len(content)

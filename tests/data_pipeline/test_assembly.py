@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from itertools import product
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -13,11 +14,15 @@ from hypothesis import strategies as st
 from data_pipeline.assembly import READ_PAUSES_S, Assembler
 from data_pipeline.augment import Augmentation
 from data_pipeline.batch import digest
-from data_pipeline.decode import UndecodableError
+from data_pipeline.decode import Decoder, UndecodableError
 from data_pipeline.errors import DataError
 from data_pipeline.index import Dataset
+from data_pipeline.loader import read_batches
 from data_pipeline.plan import Plan
+from data_pipeline.reindex import reindex, tars_of
 from data_pipeline.shards import BadSampleError, ShardReader
+from tests.data_pipeline.checking.broken import huge_png, rewrite_records, write_tar
+from tests.data_pipeline.checking.broken import sample as tar_sample
 from tests.data_pipeline.faces import dataset_of, flip_byte, jpeg
 
 NUM_SAMPLES = 40
@@ -247,7 +252,8 @@ def test_what_no_second_read_can_mend_is_not_read_again(dataset, monkeypatch, re
 
 def test_a_failure_to_decode_loses_no_batch_that_was_under_way_behind_it(tmp_path):
     """Neighbouring micro-batches of one lane, both bad, and a bad stand-in between them."""
-    contents = [b"none" if s in (1, 4, 5, 6) else jpeg(s) for s in range(20)]
+    cut = jpeg(0)[:200]
+    contents = [cut if s in (1, 4, 5, 6) else jpeg(s) for s in range(20)]
     dataset = dataset_of(tmp_path / "faces", contents, [s % 5 for s in range(20)])
     plan = plan_of(dataset, micro_batches=1, micro_batch_size=4)
     places = [(step, 0) for step in range(10)]
@@ -266,3 +272,35 @@ def test_a_broken_decoder_is_not_blamed_on_the_samples(dataset, monkeypatch):
     monkeypatch.setattr("data_pipeline.decode.Decoder.collect", out_of_memory)
     with pytest.raises(UndecodableError, match="out of memory"):
         made_by(dataset, plan_of(dataset), [(0, 0)])
+
+
+def test_a_bomb_in_a_tar_that_was_only_indexed_is_counted_and_never_decoded(tmp_path, monkeypatch):
+    """The index may be another program's: ours would have left it out."""
+    members = [member for key in "abcdefghi" for member in tar_sample(key)]
+    write_tar(tmp_path / "t.tar", members)
+    dataset = reindex(tars_of(str(tmp_path / "t.tar")), tmp_path / "index")
+    bomb = huge_png()
+    offset = dataset.members(0)["offset"][4].item()
+    with (tmp_path / "t.tar").open("r+b") as tar:
+        tar.seek(offset)
+        tar.write(bomb)
+
+    def record(records):
+        records["size"][4], records["crc32"][4] = len(bomb), crc32(bomb)
+
+    dataset = rewrite_records(dataset, 0, record)
+    decoded = []
+    submit = Decoder.submit
+
+    def watched(self, contents, parameters):
+        decoded.extend(contents)
+        submit(self, contents, parameters)
+
+    monkeypatch.setattr(Decoder, "submit", watched)
+    plan = plan_of(dataset, micro_batches=1, micro_batch_size=4)
+    made = made_by(dataset, plan, [(step, 0) for step in range(5)], budget=1)
+    assert {s: r for m in made for s, r in m.quarantined.items()} == {4: "oversized"}
+    assert all(len(m.batch.sample) == 4 for m in made)
+    assert bomb not in decoded
+    with pytest.raises(DataError, match="oversized"):
+        list(read_batches(dataset, np.arange(9), batch_size=4, image_size=16))

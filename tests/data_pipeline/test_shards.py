@@ -8,6 +8,7 @@ import pytest
 
 from data_pipeline.errors import DataError
 from data_pipeline.shards import BadSampleError, ShardReader
+from tests.data_pipeline.checking.broken import huge_png
 from tests.data_pipeline.faces import dataset_of, flip_byte, jpeg
 
 CONTENTS = [jpeg(seed) for seed in range(12)]
@@ -103,3 +104,24 @@ def test_where_names_the_tar_and_the_number_in_it(dataset):
     assert reader.where(shard.first_sample + 1) == (
         f"sample {shard.first_sample + 1} ({shard.name}.tar, number 1)"
     )
+
+
+def test_an_image_of_too_many_pixels_is_refused_by_its_header(tmp_path):
+    contents = [jpeg(0), huge_png(), b"rubbish"]
+    made = dataset_of(tmp_path / "faces", contents, [0] * 3, image_size=None)
+    reader = ShardReader(made, max_open=1)
+    assert reader.read_image(0) == (contents[0], 0)
+    assert reader.read(1).content == contents[1]
+    for sample, reason in ((1, "oversized"), (2, "decode")):
+        with pytest.raises(BadSampleError) as caught:
+            reader.read_image(sample)
+        assert (caught.value.sample, caught.value.reason) == (sample, reason)
+    reader.close()
+
+
+def test_a_record_of_more_bytes_than_an_image_has_is_not_read(tmp_path, monkeypatch):
+    made = dataset_of(tmp_path / "faces", CONTENTS, LABELS)
+    monkeypatch.setattr("data_pipeline.shards.MAX_IMAGE_BYTES", len(CONTENTS[0]) - 1)
+    reader = ShardReader(made, max_open=1)
+    assert fault(reader, 0) == "oversized"
+    reader.close()

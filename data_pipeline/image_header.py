@@ -1,0 +1,113 @@
+"""What an image file says of itself in its first bytes: form, size and depth. Nothing is decoded.
+
+A few kilobytes can ask a decoder for gigabytes, so the number of pixels is looked up here before
+anything decodes them. The forms are those that a dataset may hold: JPEG, PNG and WebP.
+"""
+
+import re
+from typing import Literal, NamedTuple
+
+MAX_PIXELS = 4096 * 4096  # 48 MiB decoded; faces are far smaller, bombs far larger
+MAX_IMAGE_BYTES = 64 << 20  # of a file; keeps one from filling memory
+MOST_SEGMENTS = 10_000  # before a JPEG's frame header; real files have a few dozen at most
+
+_MARKER = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)  # ITU-T T.81, B.1.1.2: fill bytes, a code
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF; not tables (DHT, JPG, DAC)
+_LONE = frozenset((0x01, *range(0xD0, 0xD9)))  # TEM, RST0 to RST7, SOI: no length follows
+_SCAN, _END = 0xDA, 0xD9
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by colour type; 3 is a palette
+_PALETTE = 3
+
+
+class ImageHeader(NamedTuple):
+    """The size is that of the stored pixels, before any turn that EXIF data ask for."""
+
+    form: Literal["JPEG", "PNG", "WEBP"]
+    height: int
+    width: int
+    bits: int
+    """Of one colour channel."""
+    channels: int
+
+    @property
+    def pixels(self) -> int:
+        """How many are decoded."""
+        return self.height * self.width
+
+
+def read_header(content: bytes) -> ImageHeader | None:
+    """The header of a JPEG, PNG or WebP file; `None` where there is none that makes sense."""
+    if content.startswith(b"\xff\xd8"):
+        header = _jpeg(content)
+    elif content.startswith(b"\x89PNG\r\n\x1a\n") and content[12:16] == b"IHDR":
+        header = _png(content)
+    elif content.startswith(b"RIFF") and content[8:12] == b"WEBP":
+        header = _webp(content)
+    else:
+        header = None
+    return header if header is not None and header.pixels else None
+
+
+def _jpeg(content: bytes) -> ImageHeader | None:
+    """ITU-T T.81, B.2.2: the first frame header, past all segments before it."""
+    at = 2
+    for _ in range(MOST_SEGMENTS):
+        found = _MARKER.search(content, at)
+        if found is None:
+            return None
+        at, marker = found.end(), found[1][0]
+        if marker in _LONE:
+            continue
+        if marker in (_SCAN, _END):
+            return None
+        if marker in _FRAMES:
+            if len(content) < at + 8:
+                return None
+            return ImageHeader(
+                form="JPEG",
+                height=_big(content, at + 3, 2),
+                width=_big(content, at + 5, 2),
+                bits=content[at + 2],
+                channels=content[at + 7],
+            )
+        at += max(_big(content, at, 2), 2)
+    return None
+
+
+def _png(content: bytes) -> ImageHeader | None:
+    if len(content) < 26 or content[25] not in _PNG_CHANNELS:
+        return None
+    palette = content[25] == _PALETTE
+    return ImageHeader(
+        form="PNG",
+        height=_big(content, 20, 4),
+        width=_big(content, 16, 4),
+        bits=8 if palette else content[24],
+        channels=_PNG_CHANNELS[content[25]],
+    )
+
+
+def _webp(content: bytes) -> ImageHeader | None:
+    """RFC 9649: lossy, lossless, or an extended file with the size of its canvas."""
+    match content[12:16], len(content) >= 30:
+        case b"VP8 ", True if content[23:26] == b"\x9d\x01\x2a":
+            width, height = (_little(content, at, 2) & 0x3FFF for at in (26, 28))
+            channels = 3
+        case b"VP8L", True if content[20] == 0x2F:
+            packed = _little(content, 21, 4)
+            width, height = (packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1
+            channels = 4
+        case b"VP8X", True:
+            width, height = (_little(content, at, 3) + 1 for at in (24, 27))
+            channels = 4 if content[20] & 0x10 else 3
+        case _:
+            return None
+    return ImageHeader(form="WEBP", height=height, width=width, bits=8, channels=channels)
+
+
+def _big(content: bytes, at: int, size: int) -> int:
+    return int.from_bytes(content[at : at + size], "big")
+
+
+def _little(content: bytes, at: int, size: int) -> int:
+    return int.from_bytes(content[at : at + size], "little")
