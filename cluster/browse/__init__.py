@@ -1,0 +1,1 @@
+"""Pages that show a dataset to the person of this machine who asked for them."""

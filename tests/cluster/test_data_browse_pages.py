@@ -1,0 +1,317 @@
+"""What the pages show: everything of a dataset by number, names only where they were asked for."""
+
+import asyncio
+import io
+import re
+from html.parser import HTMLParser
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cluster.browse.connections import Request
+from cluster.browse.door import Door
+from cluster.browse.identities import PAGE
+from cluster.browse.shown import Shown
+from cluster.browse.site import COMMON, Site
+from data_pipeline.pack import pack
+from data_pipeline.pairs import pack_drawn_pairs
+from data_pipeline.reindex import reindex, tars_of
+from tests.data_pipeline.faces import flip_byte
+from tests.data_pipeline.pictures import MemorySource, jpeg, people
+
+EVIL = '"><script src=//evil></script><b onclick=1>\u202eana'
+VOID = {"meta", "link", "img", "input"}
+
+
+class Page(HTMLParser):
+    """Elements, attributes and text of a page; checks that elements nest."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements = []
+        self.text = ""
+        self.open = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+    def every(self, tag, attribute):
+        return [a[attribute] for name, a in self.elements if name == tag and attribute in a]
+
+
+class Visitor:
+    """A browser with the cookie, as far as requests go."""
+
+    def __init__(self, path, *, with_names=False, image_size=16):
+        self.door = Door()
+        self.shown = Shown.open(path, root=self.door.root, with_names=with_names)
+        self.site = Site(self.shown, self.door, image_size=image_size)
+        self.headers = {"host": "127.0.0.1"}
+        token = self.door.link(1).partition("?")[2]
+        entered = self.ask(f"{self.door.root}?{token}")
+        self.headers["cookie"] = dict(entered.headers)["Set-Cookie"].partition(";")[0]
+
+    def ask(self, address):
+        parts = urlsplit(address)
+        return asyncio.run(self.site.answer(Request("GET", parts.path, parts.query, self.headers)))
+
+    def get(self, path=""):
+        return self.ask(f"{self.door.root}{path}")
+
+    def page(self, path=""):
+        answer = self.get(path)
+        assert answer.status == 200, answer.body
+        return Page(answer.body.decode())
+
+    def identities(self, path):
+        """The labels on a page of identities, in order."""
+        links = self.page(path).every("a", "href")
+        found = (re.fullmatch(rf"{self.door.root}identity/(\d+)", link) for link in links)
+        return [int(match[1]) for match in found if match]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """Sixty people: one with a hundred images, one with a hostile name."""
+    counts = {f"person {n}": 1 + n % 2 for n in range(58)} | {EVIL: 3, "crowd": 100}
+    return pack(people(counts), tmp_path_factory.mktemp("browse") / "faces")
+
+
+@pytest.fixture
+def visitor(dataset):
+    made = Visitor(dataset.path)
+    yield made
+    made.site.close()
+
+
+@pytest.fixture
+def with_names(dataset):
+    made = Visitor(dataset.path, with_names=True)
+    yield made
+    made.site.close()
+
+
+def crawl(visitor, *, most=150):
+    """Pages that links lead to, from the first page on."""
+    waiting, seen, pages = [visitor.door.root], set(), {}
+    while waiting and len(pages) < most:
+        address = waiting.pop()
+        if address in seen:
+            continue
+        seen.add(address)
+        answer = visitor.ask(address)
+        assert answer.status == 200, address
+        pages[address] = answer.body.decode()
+        waiting += [a for a in Page(pages[address]).every("a", "href") if not a.startswith("#")]
+    return pages
+
+
+def test_no_page_has_a_script_or_anything_from_elsewhere(visitor):
+    for address, text in crawl(visitor).items():
+        page = Page(text)
+        names = {name for name, _ in page.elements}
+        assert not names & {"script", "style", "iframe", "object", "base"}, address
+        for name, attributes in page.elements:
+            assert not [key for key in attributes if key.startswith("on") or key == "style"]
+            for key in ("href", "src", "action"):
+                target = attributes.get(key)
+                assert target is None or target.startswith((visitor.door.root, "#")), (name, target)
+
+
+def test_every_picture_has_words_and_every_field_a_label(visitor):
+    for address, text in crawl(visitor, most=30).items():
+        page = Page(text)
+        pictures = [attributes for name, attributes in page.elements if name == "img"]
+        assert all(attributes.get("alt") for attributes in pictures), address
+        fields = len(re.findall("<(?:input|select)", text))
+        assert fields == len(re.findall("<label>[^<]+<(?:input|select)", text)), address
+        assert sum(name == "h1" for name, _ in page.elements) == 1
+
+
+def test_no_page_tells_a_name_unless_asked(visitor, dataset):
+    for text in crawl(visitor).values():
+        assert "person " not in text
+        assert "crowd" not in text
+        assert "evil" not in text
+    for path in ("identities?search=person", "face/5?preset=x", "nothing", "identity/99"):
+        assert "person 1" not in visitor.get(path).body.decode()
+
+
+def test_names_are_shown_escaped_when_asked(with_names):
+    texts = "".join(crawl(with_names).values())
+    assert "<script" not in texts
+    assert "<bdi>person 1</bdi>" in texts
+    assert "&lt;script src=//evil&gt;" in texts, "and kept from turning the text around it"
+
+
+def test_names_are_found_by_part_and_identities_by_number(visitor, with_names):
+    names = with_names.shown.names.of(np.arange(60))
+    wanted = [label for label, name in enumerate(names) if "person 1" in name.lower()]
+    assert with_names.identities("identities?search=PERSON+1") == wanted
+    assert with_names.identities("identities?search=%3Cscript") == [names.index(EVIL)]
+    both = with_names.identities("identities?search=7")
+    assert both[0] == 7, "the number comes first"
+    assert set(both[1:]) == {label for label, n in enumerate(names) if "7" in n} - {7}
+    assert visitor.identities("identities?search=person") == []
+    assert "names are not shown" in visitor.page("identities?search=person").text
+
+
+@pytest.mark.parametrize(
+    ("query", "target"),
+    [
+        ("search=7", "identity/7"),
+        ("search=7&as=identity", "identity/7"),
+        ("search=7&as=image", "face/7"),
+        ("search=+ann+", "identities?search=ann"),
+        ("search=", "identities"),
+    ],
+)
+def test_searching_leads_to_the_page_of_a_number_or_a_name(visitor, query, target):
+    answer = visitor.get(f"find?{query}")
+    assert answer.status == 303
+    assert dict(answer.headers)["Location"] == f"{visitor.door.root}{target}"
+
+
+def test_pages_of_identities_follow_each_other_without_gaps(visitor):
+    for order in ("label", "most", "fewest"):
+        both = [visitor.identities(f"identities?order={order}&page={page}") for page in (1, 2)]
+        assert [len(part) for part in both] == [PAGE, 60 - PAGE]
+        assert sorted(both[0] + both[1]) == list(range(60))
+        images = visitor.shown.album.images[both[0] + both[1]].tolist()
+        if order != "label":
+            assert images == sorted(images, reverse=order == "most")
+    assert visitor.identities("identities?page=999") == visitor.identities("identities?page=2")
+    chosen = visitor.identities("identities?at_least=3&at_most=100&order=fewest")
+    assert visitor.shown.album.images[chosen].tolist() == [3, 100]
+
+
+def test_an_identity_shows_all_its_images_page_by_page(visitor):
+    many = int(visitor.shown.album.images.argmax())
+    found = []
+    for page in (1, 2, 3):
+        sources = visitor.page(f"identity/{many}?page={page}").every("img", "src")
+        found += [int(source.rpartition("/")[2]) for source in sources]
+    assert found == visitor.shown.album.samples(many).tolist()
+
+
+def test_pictures_are_made_anew_and_views_are_as_large_as_the_network_asks(visitor):
+    thumbnail, view = visitor.get("thumbnail/3"), visitor.get("view/3?preset=strong&epoch=2&seed=1")
+    assert thumbnail.content_type == "image/jpeg"
+    assert Image.open(io.BytesIO(thumbnail.body)).size == (16, 16)
+    assert view.content_type == "image/png"
+    assert Image.open(io.BytesIO(view.body)).size == (16, 16)
+
+
+def test_the_page_of_an_image_shows_a_dozen_epochs_and_every_preset(visitor):
+    sources = visitor.page("face/3?preset=strong&epoch=5&seed=2").every("img", "src")
+    views = [source for source in sources if "/view/3" in source]
+    epochs = [f"preset=strong&epoch={epoch}&seed=2" for epoch in range(5, 17)]
+    assert [source.partition("?")[2] for source in views[:12]] == epochs
+    assert len(views) == 12 + 6
+    assert all("epoch=5&seed=2" in source for source in views[12:])
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("identity/60", "identity/-1", "identity/x", "identity/", "identity/1/2", "identity/²"),
+        *("face/999999", "thumbnail/1.jpg", "thumbnail/..", "thumbnail/../../etc/passwd"),
+        *("view/%30", "pairs", "x", "identities/", "find?search=99", "find?search=x&as=image"),
+        "thumbnail/" + "9" * 5000,
+    ],
+)
+def test_what_does_not_exist_is_not_found(visitor, path):
+    assert visitor.get(path).status == 404
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("identities?page=0", "identities?page=x", "identities?page=-1", "identities?page=1e3"),
+        *(
+            "identities?order=name",
+            "identities?page=1&page=2",
+            "identities?at_most=9999999999999999999",
+        ),
+        *("face/1?preset=x", "face/1?epoch=1000000001", "face/1?seed=-1", "view/1?epoch=x"),
+        *("find?as=x", "identities?search=" + "a" * 101, "identities?search=%ff"),
+        "identities?" + "&".join(f"a{n}=1" for n in range(100)),
+    ],
+)
+def test_what_is_asked_wrongly_is_explained(visitor, path):
+    answer = visitor.get(path)
+    assert answer.status == 400
+    text = Page(answer.body.decode()).text
+    assert " must " in text or "The address has" in text
+
+
+def test_damaged_images_are_shown_as_such_and_the_others_as_they_are(tmp_path):
+    made = pack(people({"ann": 3, "bob": 2}), tmp_path / "faces")
+    flip_byte(made, 2)
+    visitor = Visitor(made.path)
+    for path in ("thumbnail/2", "view/2"):
+        answer = visitor.get(path)
+        assert (answer.status, answer.content_type) == (200, "image/svg+xml")
+        assert b"its bytes changed" in answer.body
+    assert "its bytes changed" in visitor.page("face/2").text
+    assert visitor.get("thumbnail/1").content_type == "image/jpeg"
+    visitor.site.close()
+
+
+def test_tars_that_were_indexed_where_they_lie_are_shown_too(tmp_path):
+    made = pack(people({"ann": 3, "bob": 2}), tmp_path / "faces")
+    (tmp_path / "tars").mkdir()
+    for shard in made.shards:
+        (made.path / f"{shard.name}.tar").rename(tmp_path / "tars" / f"{shard.name}.tar")
+    reindex(tars_of(str(tmp_path / "tars")), tmp_path / "indexed")
+    visitor = Visitor(tmp_path / "indexed")
+    assert len(crawl(visitor)) > 5
+    for sample in range(5):
+        assert visitor.get(f"thumbnail/{sample}").content_type == "image/jpeg"
+        assert visitor.get(f"view/{sample}").content_type == "image/png"
+    visitor.site.close()
+
+
+def test_the_pairs_of_a_verification_set_stand_side_by_side(tmp_path):
+    images = {(f"p{n % 12}", f"{n}.jpg"): jpeg(n) for n in range(60)}
+    pairs = pack_drawn_pairs(MemorySource(images), tmp_path / "pairs", num_pairs=40, folds=2)
+    visitor = Visitor(pairs.dataset.path)
+    found = []
+    for page in (1, 2):
+        sources = visitor.page(f"pairs?page={page}").every("img", "src")
+        found += [int(source.rpartition("/")[2]) for source in sources]
+    assert found == np.stack([pairs.first, pairs.second], axis=1).ravel().tolist()
+    same = visitor.page("pairs?kind=same&fold=1")
+    assert len(same.every("img", "src")) == 2 * int((pairs.same & (pairs.fold == 1)).sum())
+    assert "one person" in same.text
+    assert visitor.page().text.count("A verification set.") == 1
+    visitor.site.close()
+
+
+def test_answers_are_kept_nowhere_and_embedded_nowhere():
+    headers = dict(COMMON)
+    assert headers["Cache-Control"] == "no-store"
+    assert headers["Referrer-Policy"] == "no-referrer"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    policy = dict(part.split(" ", 1) for part in headers["Content-Security-Policy"].split("; "))
+    assert policy == {
+        "default-src": "'none'",
+        "img-src": "'self'",
+        "style-src": "'self'",
+        "form-action": "'self'",
+        "base-uri": "'none'",
+        "frame-ancestors": "'none'",
+    }
