@@ -111,7 +111,7 @@ def combine(
         negative = tables[:, TOTAL].sum(0) * negative_weight
         loss = torch.where(labelled, torch.nn.functional.softplus(-shifted), 0.0) + negative
         residual = torch.where(labelled, -torch.sigmoid(-shifted), 0.0)
-        offset = weight * negative_weight
+        offset = weight
         negative_mass = tables[:, SIGMOIDS].sum(0)
         bias_gradient = (weight * (-residual - negative_mass * negative_weight)).sum()
     if adjustment.penalty is not None:

@@ -48,6 +48,7 @@ MARGINS = {
     "elastic-arc-plus": ElasticArcFace(deviation=0.0175, plus=True),
     "elastic-cos-plus": ElasticCosFace(deviation=0.02, plus=True),
     "uniface": UniFace(),
+    "uniface, lighter negatives": UniFace(0.4, negative_weight=0.7),
     "softmax": PlainSoftmax(),
 }
 DIM, CLASSES = 5, 11
