@@ -3,6 +3,7 @@
 Nothing here changes rows or scalars; what the backward needs is kept in the `Pass`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,13 +25,19 @@ from sharded_fc.combine import (
 from sharded_fc.margins import Adjustment, Margin, Samples
 from sharded_fc.margins.base import Scalars
 from sharded_fc.partition import default_chunk
-from sharded_fc.softmax import SHORTEST, ChunkedSoftmax, Targets, Visit
+from sharded_fc.parts import Part, Ratios, Whole
+from sharded_fc.sampling.sampler import Sampler
+from sharded_fc.softmax import ChunkedSoftmax, Visit
+from sharded_fc.targets import SHORTEST, Targets
 from sharded_fc.tile import Rules, in_logits
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What stays the same from call to call. `class_margin` is that of this rank's classes."""
+    """What stays the same from call to call.
+
+    `class_margin` is that of this rank's classes; `ratios` count rows within the partition.
+    """
 
     num_classes: int
     embedding_dim: int
@@ -40,10 +47,13 @@ class Problem:
     conflict_cosine: float | None
     class_margin: Float[Tensor, " own_classes"] | None
     chunk_classes: int | None
+    ratios: Ratios
+    clip_row_norm: float | None
     seed: int
     device: torch.device
     ranks: Ranks
     softmax: ChunkedSoftmax
+    sampler: Sampler | None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -68,6 +78,7 @@ class Pass:
     pieces: list[int]
     chunk: int
     rules: Rules
+    parts: Sequence[Part]
     adjustment: Adjustment
     targets: Targets
     target_cosine: Float[Tensor, " batch"]
@@ -144,14 +155,15 @@ def run_forward(
     )
     chunk = _chunk(problem, len(batch.label))
     shift = _shift(problem, rules)
-    visit = softmax.first_visit(batch, rules, chunk=chunk, shift=shift, keep=keep)
+    parts = _parts(problem, batch, step=step, chunk=chunk)
+    visit = softmax.first_visit(batch, rules, parts, chunk=chunk, shift=shift, keep=keep)
     tables = problem.ranks.all_gather(visit.measures)
     target_cosine, adjustment = early or adjust()
     used_maximum = torch.zeros((), dtype=torch.bool, device=problem.device)
     if shift is not None and _may_leave_range(problem, rules):
         used_maximum = out_of_range(tables, batch, adjustment, scale=scale, dtype=problem.dtype)
         if bool(used_maximum):
-            visit = softmax.first_visit(batch, rules, chunk=chunk, shift=None, keep=keep)
+            visit = softmax.first_visit(batch, rules, parts, chunk=chunk, shift=None, keep=keep)
             tables = problem.ranks.all_gather(visit.measures)
     outcome = combine(
         tables,
@@ -170,6 +182,7 @@ def run_forward(
         pieces=[len(view.embedding) for view in views],
         chunk=chunk,
         rules=rules,
+        parts=parts,
         adjustment=adjustment,
         targets=targets,
         target_cosine=target_cosine,
@@ -241,6 +254,13 @@ def _join_targets(problem: Problem, gathered: Tensor) -> tuple[Tensor, Tensor | 
     return whole[0], None if problem.class_margin is None else whole[1]
 
 
+def _parts(problem: Problem, batch: Batch, *, step: Tensor, chunk: int) -> Sequence[Part]:
+    """The rows to visit."""
+    if problem.sampler is None:
+        return (Whole(problem.softmax.rows, problem.softmax.sub_centres),)
+    return problem.sampler.parts(batch.label, step=step, chunk=chunk)
+
+
 def _chunk(problem: Problem, batch: int) -> int:
     """Rows a chunk: whole classes."""
     softmax = problem.softmax
@@ -255,7 +275,8 @@ def _chunk(problem: Problem, batch: int) -> int:
         )
         // softmax.sub_centres,
     )
-    return min(classes * softmax.sub_centres, len(softmax.rows))
+    most = len(softmax.rows) if problem.sampler is None else problem.sampler.most_rows
+    return min(classes * softmax.sub_centres, most)
 
 
 def _shift(problem: Problem, rules: Rules) -> Tensor | None:

@@ -5,9 +5,8 @@ backward fills the embedding gradients and updates the centres. The centres, the
 their optimizer never leave their rank. No engine, no data, no checkpoint files in here.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -17,24 +16,16 @@ from torch import Tensor
 
 from sharded_fc import arguments
 from sharded_fc.arguments import OptimizerName, Unlabelled
-from sharded_fc.collectives import Ranks
 from sharded_fc.combine import Statistics
 from sharded_fc.commit import Commit, own_gradient
-from sharded_fc.export import export_centres
-from sharded_fc.forward import Pass, Problem, run_forward
+from sharded_fc.construction import make_problem
+from sharded_fc.forward import Pass, run_forward
+from sharded_fc.head_rows import HeadRows
 from sharded_fc.margins import Margin
-from sharded_fc.nearest import Nearest, nearest
-from sharded_fc.partition import bounds
-from sharded_fc.softmax import ChunkedSoftmax, Kernels, Step
-from sharded_fc.storage import Block, Rows, working_dtype
-from sharded_fc.suggestions import Suggestions, merge_suggestions
-from sharded_fc.summary import Summary, summarise_rows
+from sharded_fc.row_step import Step
+from sharded_fc.sampling import Sampling
+from sharded_fc.softmax import Kernels
 from sharded_fc.tile import Weights
-
-# Room for products kept from the first visit for the second, which saves one of four: 96 MiB hold
-# all of 100,000 classes x 256 samples, a sixteenth of the rows all of a million x 64.
-KEPT_BYTES = 96 << 20
-KEPT_SHARE = 16
 
 
 @dataclass(frozen=True)
@@ -50,7 +41,7 @@ class HeadOutput:
     statistics: Statistics
 
 
-class ShardedHead:
+class ShardedHead(HeadRows):
     """Softmax with a margin over `num_classes` identities, split evenly over a process group.
 
     A plain class, not a Module: an engine that saw its rows would average different identities over
@@ -96,6 +87,7 @@ class ShardedHead:
         sub_centres: int = 1,
         class_margin: Float[Tensor, " classes"] | None = None,
         unlabelled: Unlabelled = "refuse",
+        sampling: Sampling | None = None,
         conflict_cosine: float | None = None,
         compute_dtype: torch.dtype | None = None,
         chunk_classes: int | None = None,
@@ -108,90 +100,41 @@ class ShardedHead:
         dtype: torch.dtype = torch.float32,
         state_dtype: torch.dtype | None = None,
     ) -> None:
-        self.device = torch.device(device)
-        working = working_dtype(dtype)
-        if compute_dtype is None:
-            on_cpu = self.device.type == "cpu" or dtype == torch.float64
-            compute_dtype = working if on_cpu else torch.float16
-        arguments.check_arguments(
+        problem = make_problem(
             num_classes,
             embedding_dim,
-            scale,
             margin=margin,
-            sub_centres=sub_centres,
-            chunk_classes=chunk_classes,
-            gradient_reduction=gradient_reduction,
-            unlabelled=unlabelled,
-            kernels=kernels,
-            class_margin=class_margin,
-            clip_norm=clip_norm,
+            scale=scale,
+            group=group,
+            optimizer=optimizer,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            betas=betas,
+            eps=eps,
+            learning_rate_ratios=learning_rate_ratios,
             clip_row_norm=clip_row_norm,
+            clip_norm=clip_norm,
+            sub_centres=sub_centres,
+            class_margin=class_margin,
+            unlabelled=unlabelled,
+            sampling=sampling,
+            conflict_cosine=conflict_cosine,
+            compute_dtype=compute_dtype,
+            chunk_classes=chunk_classes,
+            kept_bytes=kept_bytes,
+            kernels=kernels,
+            gradient_reduction=gradient_reduction,
+            seed=seed,
+            device=torch.device(device),
+            dtype=dtype,
+            state_dtype=state_dtype,
         )
-        arguments.check_dtypes(dtype, state_dtype, compute_dtype)
-        ratios = arguments.check_ratios(learning_rate_ratios, num_classes=num_classes)
-        self.num_classes = num_classes
-        self.embedding_dim = embedding_dim
-        self.margin = margin
+        super().__init__(problem)
         self.scale = scale
-        self.sub_centres = sub_centres
         self.loss_weight = loss_weight
         self.learning_rate = learning_rate
         self._momentum = momentum
-        self._clip_row_norm = clip_row_norm
-        self._ranks = Ranks.of(group)
-        self._gradient_factor = self._ranks.size if gradient_reduction == "mean" else 1
-        chosen = arguments.make_optimizer(
-            optimizer, momentum=momentum, weight_decay=weight_decay, betas=betas, eps=eps
-        )
-        start, stop = bounds(num_classes, self._ranks.size)[self._ranks.rank]
-        width = embedding_dim if margin.normalised else embedding_dim + 1  # and a bias
-        self._rows = Rows(
-            start * sub_centres,
-            stop * sub_centres,
-            embedding_dim=width,
-            state_widths=chosen.state_widths(width),
-            seed=seed,
-            device=self.device,
-            dtype=dtype,
-            state_dtype=state_dtype or (dtype if dtype != torch.float16 else torch.float32),
-            initial_columns=embedding_dim,
-        )
-        self._ratios = tuple(
-            (first * sub_centres - self._rows.start, last * sub_centres - self._rows.start, ratio)
-            for first, last, ratio in ratios
-        )
-        softmax = ChunkedSoftmax(
-            self._rows,
-            chosen,
-            sub_centres=sub_centres,
-            normalised=margin.normalised,
-            compute_dtype=compute_dtype,
-            working_dtype=working,
-            kept_bytes=max(KEPT_BYTES, self._rows.bytes // KEPT_SHARE)
-            if kept_bytes is None
-            else kept_bytes,
-            kernels_used=kernels,
-            seed=seed,
-        )
-        self._problem = Problem(
-            num_classes=num_classes,
-            embedding_dim=embedding_dim,
-            margin=margin,
-            scale=scale,
-            unlabelled=unlabelled,
-            conflict_cosine=conflict_cosine,
-            class_margin=None if class_margin is None else class_margin[start:stop].to(self.device),
-            chunk_classes=chunk_classes,
-            seed=seed,
-            device=self.device,
-            ranks=self._ranks,
-            softmax=softmax,
-        )
-        self._step = torch.zeros((), dtype=torch.int64, device=self.device)
-        self._scalars = self._initial_scalars()
-        # Host-side, so that an old pass is refused without waiting for the device: it counts
-        # backwards and loads, committed or not.
-        self._generation = 0
+        self._gradient_factor = problem.ranks.size if gradient_reduction == "mean" else 1
         # Keeps the loss differentiable on a rank whose own batch is empty or frozen: every rank has
         # to take part in the backward.
         self._anchor = torch.zeros((), device=self.device, requires_grad=True)
@@ -206,12 +149,6 @@ class ShardedHead:
         if not value >= 0:
             raise ValueError(f"learning_rate {value}; use 0 or more")
         self._learning_rate = float(value)
-
-    @property
-    def partition(self) -> range:
-        """The classes of this rank."""
-        each = self.sub_centres
-        return range(self._rows.start // each, self._rows.stop // each)
 
     def __call__(
         self,
@@ -257,123 +194,6 @@ class ShardedHead:
             forward.statistics(loss, scale=self.scale, num_classes=self.num_classes),
         )
 
-    def rows(self, block: int = 65536) -> Iterator[Block]:
-        """Copies of this rank's rows on the host, with the global row each block starts at.
-
-        Class c has rows c * sub_centres to (c + 1) * sub_centres.
-        """
-        return self._rows.blocks(block)
-
-    def state(self) -> dict[str, float | int]:
-        """The scalars that belong to the rows, the same on every rank."""
-        return {
-            "num_classes": self.num_classes,
-            "embedding_dim": self.embedding_dim,
-            "sub_centres": self.sub_centres,
-            "step": int(self._step),
-            **{name: float(value) for name, value in self._scalars.items()},
-        }
-
-    def load(self, rows: Iterable[Block], state: dict[str, float | int]) -> None:
-        """Take over rows and scalars saved by any number of ranks.
-
-        Pass every block of the checkpoint: what belongs to other ranks is ignored, a gap refused.
-        After an error the rows are a mixture and must be loaded again. `identities.edited` makes
-        blocks for other classes of them.
-        """
-        for name in ("num_classes", "embedding_dim", "sub_centres"):
-            if state[name] != getattr(self, name):
-                raise ValueError(
-                    f"the saved head has {name} {state[name]}, this one {getattr(self, name)}"
-                )
-        absent = sorted(set(self._scalars) - set(state))
-        if absent:
-            raise ValueError(
-                f"the saved head has no {', '.join(absent)}, which {type(self.margin).__name__} "
-                "needs; load it into a head with the margin it was trained with"
-            )
-        self._generation += 1
-        self._rows.fill(rows)
-        self._step.fill_(int(state["step"]))
-        for name, value in self._scalars.items():
-            value.fill_(state[name])
-
-    def load_centres(self, rows: Iterable[Block]) -> None:
-        """Start from another run's centres, or `foreign.insightface_rows`, and nothing else.
-
-        The optimizer's rows, the margin's scalars and the step number begin anew.
-        """
-        self._generation += 1
-        self._rows.fill(rows, centres_only=True)
-        self._step.zero_()
-        self._scalars = self._initial_scalars()
-
-    def nearest(self, embedding: Float[Tensor, "own dim"], *, k: int) -> Nearest:
-        """The `k` classes of all ranks nearest to each of this rank's embeddings.
-
-        Every rank calls it, with as many embeddings as it has. See `nearest.nearest`.
-        """
-        return nearest(
-            embedding, k=k, rows=self._rows, ranks=self._ranks, sub_centres=self.sub_centres
-        )
-
-    def merge_suggestions(
-        self, path: Path, *, threshold: float, most: int = 100_000
-    ) -> Suggestions:
-        """Write the pairs of classes whose centres' cosine exceeds `threshold` as a CSV.
-
-        Every rank calls it, rank 0 writes. See `suggestions.merge_suggestions`.
-        """
-        return merge_suggestions(
-            path,
-            threshold=threshold,
-            most=most,
-            rows=self._rows,
-            ranks=self._ranks,
-            embedding_dim=self.embedding_dim,
-            sub_centres=self.sub_centres,
-        )
-
-    def export_centres(
-        self,
-        path: Path,
-        *,
-        unit: bool = True,
-        dominant: bool = False,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        """Write all ranks' centres into one safetensors file on a folder that all ranks share.
-
-        With `dominant` only the sub-centre of each class that most samples were nearest to. Every
-        rank calls it; none holds more than a block. See `export.export_centres`.
-        """
-        export_centres(
-            path,
-            unit=unit,
-            dtype=dtype,
-            wins=self._rows.wins.cpu() if dominant else None,
-            rows=self._rows,
-            ranks=self._ranks,
-            embedding_dim=self.embedding_dim,
-            sub_centres=self.sub_centres,
-        )
-
-    def summary(self) -> Summary:
-        """Figures of all ranks' rows, for now and then: it reads every row.
-
-        Every rank calls it and gets the same.
-        """
-        return summarise_rows(self._rows, self._ranks, embedding_dim=self.embedding_dim)
-
-    def _initial_scalars(self) -> dict[str, Tensor]:
-        values = self.margin.initial_state(num_classes=self.num_classes)
-        if self.margin.loss == "sigmoid":
-            values["bias_momentum"] = 0.0
-        return {
-            name: torch.tensor(value, dtype=torch.float64, device=self.device)
-            for name, value in values.items()
-        }
-
     def _commit(self, forward: Pass, generation: int, upstream: Tensor) -> Tensor:
         """Step the rows by one pass; the gradient of this rank's embeddings, of all views."""
         if generation != self._generation:
@@ -393,12 +213,13 @@ class ShardedHead:
                 target=outcome.target_gradient.to(dtype),
                 factor=(per_sample * self.scale).to(dtype),
             ),
+            forward.parts,
             Step(
                 learning_rate=self.learning_rate,
                 number=self._step,
                 skip=outcome.finite.logical_not(),
-                ratios=self._ratios,
-                clip_row_norm=self._clip_row_norm,
+                ratios=self._problem.ratios,
+                clip_row_norm=self._problem.clip_row_norm,
             ),
             chunk=forward.chunk,
         )
@@ -420,7 +241,7 @@ class ShardedHead:
             new["bias_momentum"] = self._scalars["bias_momentum"] * self._momentum + gradient
             new["bias"] = self._scalars["bias"] - new["bias_momentum"] * self.learning_rate
         targets = forward.targets
-        self._rows.wins.index_add_(0, targets.row, (targets.here & finite).long())
+        self._problem.softmax.rows.wins.index_add_(0, targets.row, (targets.here & finite).long())
         for name, value in new.items():
             self._scalars[name] = torch.where(finite, value, self._scalars[name])
         self._step += finite

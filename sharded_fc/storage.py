@@ -29,6 +29,11 @@ class RowSlice:
     first: int
     """The global number of the first row."""
 
+    def cut(self, here: slice) -> "RowSlice":
+        """Some of them; `here` has a start and no step."""
+        state = {name: tensor[here] for name, tensor in self.state.items()}
+        return RowSlice(self.centre[here], state, self.first + here.start)
+
 
 class Rows:
     """Rows [start, stop) of the global table, counted over all ranks.

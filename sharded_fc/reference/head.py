@@ -10,6 +10,7 @@ from sharded_fc.margins import Margin, Scalars
 from sharded_fc.optimizer import SGD, AdamW, RowWise
 from sharded_fc.reference.loss import Unlabelled, first_state, sample_losses
 from sharded_fc.reference.optimizers import NAMES, make_optimizer
+from sharded_fc.sampling.options import Untouched
 
 
 class DenseHead:
@@ -21,6 +22,10 @@ class DenseHead:
     largest of its `sub_centres` rows', which lie together. `class_margin` has one number a class.
     `clip_row_norm` bounds the length of each row's gradient. `learning_rate_ratios` are
     (first class, last class + 1, ratio); ratio 0 leaves rows and their state as they are.
+
+    `inclusion`, given to a step, is the probability each class had to be compared with: 1 of those
+    that were certain, 0 of those left out; a term stands for its reciprocal. What is left out gets
+    no gradient; `untouched` says whether its rows are stepped without one or stay as they are.
 
     UniFace's bias is stepped by SGD with the same learning rate and momentum, without decay. For
     PlainSoftmax the last column of `centre` is the bias.
@@ -41,6 +46,7 @@ class DenseHead:
         class_margin: Float[Tensor, " classes"] | None = None,
         clip_row_norm: float | None = None,
         learning_rate_ratios: Sequence[tuple[int, int, float]] = (),
+        untouched: Untouched = "caught_up",
         seed: int = 0,
     ) -> None:
         self.margin = margin
@@ -49,6 +55,7 @@ class DenseHead:
         self.unlabelled: Unlabelled = unlabelled
         self.class_margin = class_margin
         self.clip_row_norm = clip_row_norm
+        self.untouched: Untouched = untouched
         self.seed = seed
         self.num_steps = 0
         self.rule = optimizer or SGD(momentum=momentum, weight_decay=weight_decay)
@@ -104,6 +111,7 @@ class DenseHead:
         *,
         sample_weight: Float[Tensor, " batch"] | None = None,
         class_range: Int[Tensor, "batch 2"] | None = None,
+        inclusion: Float[Tensor, " classes"] | None = None,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch dim"]]:
         """One update; the loss before it and the gradient of the embeddings.
 
@@ -122,12 +130,17 @@ class DenseHead:
             unlabelled=self.unlabelled,
             class_margin=self.class_margin,
             class_range=class_range,
+            inclusion=inclusion,
             step=self.num_steps,
             seed=self.seed,
         )
         weighted = losses.of_sample if sample_weight is None else losses.of_sample * sample_weight
         loss = weighted.sum() / losses.counted.sum().clamp_min(1)
+        frozen = inclusion is not None and self.untouched == "frozen"
+        before = self.rows() if frozen else {}
         self._update(loss)
+        if inclusion is not None and frozen:
+            self._restore(before, (inclusion == 0).repeat_interleave(self.sub_centres))
         self._state = losses.state
         self.sample_loss = losses.of_sample.detach()
         self.num_steps += 1
@@ -147,6 +160,18 @@ class DenseHead:
         self.optimizer.step()
         if self._bias_optimizer is not None:
             self._bias_optimizer.step()
+
+    @torch.no_grad()
+    def _restore(self, before: dict[str, Tensor], left_out: Tensor) -> None:
+        """Put back the rows that are left out, and what the optimizer keeps for them."""
+        lengths = [len(piece) for piece in self._pieces]
+        place = left_out.split(lengths)
+        names = {"centre": "", **NAMES[type(self.rule)]}
+        for name, values in before.items():
+            for piece, old, out in zip(self._pieces, values.split(lengths), place, strict=True):
+                kept = piece if name == "centre" else self.optimizer.state[piece].get(names[name])
+                if kept is not None:
+                    kept[out] = old[out]
 
     def _kept(self, piece: Tensor, name: str, width: int) -> Tensor:
         state = self.optimizer.state[piece]

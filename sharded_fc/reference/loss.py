@@ -57,6 +57,7 @@ def sample_losses(
     unlabelled: Unlabelled = "refuse",
     class_margin: Float[Tensor, " classes"] | None = None,
     class_range: Int[Tensor, "batch 2"] | None = None,
+    inclusion: Float[Tensor, " classes"] | None = None,
     step: int = 0,
     seed: int = 0,
 ) -> Losses:
@@ -89,11 +90,13 @@ def sample_losses(
         cosine = changed.cosine if complete else cosine.index_copy(0, place, changed.cosine)
         penalty[place] += changed.penalty
         state = state | changed.state
-    outside = _outside(class_range, num_classes=cosine.shape[1])
+    outside = _outside(class_range, inclusion, num_classes=cosine.shape[1])
+    times = torch.ones_like(cosine) if inclusion is None else _times(inclusion, cosine)
     if isinstance(margin, UniFace):
-        loss = _binary(scale * cosine - state["bias"].to(cosine.dtype), label, outside, margin)
+        shifted = scale * cosine - state["bias"].to(cosine.dtype)
+        loss = _binary(shifted, label, outside, margin, times)
     else:
-        loss = _softmax(scale * cosine, label, outside)
+        loss = _softmax(scale * cosine + times.log(), label, outside)
     counted = torch.ones_like(labelled) if unlabelled == "repel" else labelled
     return Losses(of_sample=(loss + penalty) * counted, counted=counted, state=state)
 
@@ -104,12 +107,21 @@ def _similarity(embedding: Tensor, centre: Tensor, *, normalised: bool) -> Tenso
     return F.linear(embedding, centre[:, :-1], centre[:, -1])
 
 
-def _outside(class_range: Tensor | None, *, num_classes: int) -> Tensor | None:
-    """Classes a sample does not compete with."""
+def _outside(
+    class_range: Tensor | None, inclusion: Tensor | None, *, num_classes: int
+) -> Tensor | None:
+    """Classes a sample does not compete with: of another range, or not drawn."""
+    outside = None if inclusion is None else inclusion == 0
     if class_range is None:
-        return None
+        return outside
     number = torch.arange(num_classes, device=class_range.device)
-    return (number < class_range[:, :1]) | (number >= class_range[:, 1:])
+    other = (number < class_range[:, :1]) | (number >= class_range[:, 1:])
+    return other if outside is None else other | outside
+
+
+def _times(inclusion: Tensor, cosine: Tensor) -> Tensor:
+    """How many classes each one stands for; 1 for what is left out anyway."""
+    return torch.where(inclusion == 0, 1.0, inclusion).reciprocal().expand_as(cosine)
 
 
 def _softmax(logit: Tensor, label: Tensor, outside: Tensor | None) -> Tensor:
@@ -122,9 +134,11 @@ def _softmax(logit: Tensor, label: Tensor, outside: Tensor | None) -> Tensor:
     return torch.where(unlabelled, logit.logsumexp(1), loss)
 
 
-def _binary(logit: Tensor, label: Tensor, outside: Tensor | None, margin: UniFace) -> Tensor:
+def _binary(
+    logit: Tensor, label: Tensor, outside: Tensor | None, margin: UniFace, times: Tensor
+) -> Tensor:
     positive = torch.arange(logit.shape[1], device=label.device) == label.unsqueeze(1)
-    weight = torch.full_like(logit, margin.negative_weight).masked_fill(positive, 1.0)
+    weight = (times * margin.negative_weight).masked_fill(positive, 1.0)
     if outside is not None:
         weight = weight.masked_fill(outside, 0.0)
     loss = F.binary_cross_entropy_with_logits(

@@ -1,0 +1,149 @@
+"""Brings rows that steps have passed by to where those steps would have moved them.
+
+A step without a gradient multiplies (row, what the optimizer keeps for it) by a 2 x 2 matrix of
+that step's learning rate, momentum and decay. A row that sat out some steps is multiplied by their
+product when it is next read: the dense optimizer's result, at a sparse one's cost.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sharded_fc.optimizer import SGD, AdamW, Optimizer
+from sharded_fc.partition import chunks
+from sharded_fc.rounding import round_stochastically, rounding_key
+from sharded_fc.step_products import StepProducts
+from sharded_fc.storage import Rows, RowSlice, working_dtype
+
+_ROWS_AT_A_TIME = 4096
+
+
+def idle_step(optimizer: Optimizer, *, learning_rate: float) -> list[list[float]]:
+    """What a step without a gradient makes of (row, state), as torch.optim does it.
+
+    SGD's decay enters the momentum: m' = mu m + lambda w, w' = w - eta m'; with Nesterov's
+    w' = w - eta (lambda w + mu m'). Row-wise, the scalar decays by beta and the row by
+    1 - eta lambda.
+
+    Raises:
+        ValueError: for AdamW, whose eps makes the step no linear map.
+    """
+    if isinstance(optimizer, AdamW):
+        raise ValueError(
+            "optimizer 'adamw' with untouched='caught_up': eps in its denominator leaves no closed "
+            "form of idle steps; use 'sgd', 'nesterov' or 'rowwise', or untouched='frozen'"
+        )
+    decay = learning_rate * optimizer.weight_decay
+    if not isinstance(optimizer, SGD):
+        return [[1.0 - decay, 0.0], [0.0, optimizer.beta]]
+    mu = optimizer.momentum
+    if not mu:
+        return [[1.0 - decay, 0.0], [0.0, 1.0]]
+    if optimizer.nesterov:
+        first = [1.0 - decay * (1.0 + mu), -learning_rate * mu * mu]
+    else:
+        first = [1.0 - decay, -learning_rate * mu]
+    return [first, [optimizer.weight_decay, mu]]
+
+
+class CatchUp:
+    """The steps each row of a partition has been through, and those it has missed.
+
+    `ratios` are (first row, last row + 1, factor of the learning rate), counted within the
+    partition, sorted and disjoint; rows of factor 0 stay as they are.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, rows: Rows, *, ratios: Sequence[tuple[int, int, float]]
+    ) -> None:
+        idle_step(optimizer, learning_rate=0.0)  # refuses what has no such form
+        self._optimizer = optimizer
+        self._rows = rows
+        device = rows.centre.device
+        self._factors = sorted({1.0, *(ratio for _, _, ratio in ratios)})
+        self._edges = torch.tensor([x for a, b, _ in ratios for x in (a, b)], device=device)
+        default = self._factors.index(1.0)
+        groups = [x for *_, ratio in ratios for x in (default, self._factors.index(ratio))]
+        self._groups = torch.tensor([*groups, default], device=device)
+        self._products = StepProducts(len(self._factors), device=device)
+        self._reached = torch.zeros(len(rows), dtype=torch.int64, device=device)
+
+    def restart(self) -> None:
+        """Begin anew with rows that have missed nothing."""
+        self._products.clear()
+        self._reached.zero_()
+
+    def centres(
+        self,
+        centre: Float[Tensor, "n dim"],
+        states: dict[str, Tensor],
+        index: Int[Tensor, " n"],
+    ) -> None:
+        """Bring the centres alone, in the working dtype, to the present; states are read."""
+        matrix = self._missed(index).to(centre.dtype)
+        centre.mul_(matrix[:, 0, :1])
+        for state in states.values():
+            if state.shape == centre.shape:
+                centre.addcmul_(state, matrix[:, 0, 1:])
+
+    def slice(self, rows: RowSlice, index: Int[Tensor, " n"]) -> None:
+        """Bring gathered rows, in the working dtype, to the present."""
+        matrix = self._missed(index).to(rows.centre.dtype)
+        for state in rows.state.values():
+            coupled = state.shape == rows.centre.shape
+            old = rows.centre.clone() if coupled else None
+            rows.centre.mul_(matrix[:, 0, :1])
+            if coupled:
+                rows.centre.addcmul_(state, matrix[:, 0, 1:])
+            state.mul_(matrix[:, 1, 1:])
+            if old is not None:
+                state.addcmul_(old, matrix[:, 1, :1])
+        if not rows.state:
+            rows.centre.mul_(matrix[:, 0, :1])
+
+    def step(
+        self, visited: Sequence[Int[Tensor, " _"]], *, learning_rate: float, skip: Bool[Tensor, ""]
+    ) -> None:
+        """Remember a step that moved the rows `visited`; nothing where it was skipped."""
+        matrices = [
+            [[1.0, 0.0], [0.0, 1.0]]
+            if factor == 0
+            else idle_step(self._optimizer, learning_rate=learning_rate * factor)
+            for factor in self._factors
+        ]
+        self._products.append(torch.tensor(matrices, dtype=torch.float64), keep=~skip)
+        for index in visited:
+            reached = torch.where(skip, self._reached[index], self._products.count)
+            self._reached[index] = reached
+
+    def finish(self, *, seed: int, step: Int[Tensor, ""]) -> None:
+        """Bring all rows to the present, so that nothing of the past is needed any more."""
+        if not self._products.most:
+            return
+        for start, stop in chunks(len(self._rows), _ROWS_AT_A_TIME):
+            kept = self._rows.view(start, stop)
+            dtype = working_dtype(kept.centre.dtype)
+            moved = RowSlice(
+                centre=kept.centre.to(dtype, copy=True),
+                state={name: tensor.to(dtype, copy=True) for name, tensor in kept.state.items()},
+                first=kept.first,
+            )
+            self.slice(moved, torch.arange(start, stop, device=kept.centre.device))
+            tables = {"centre": kept.centre, **kept.state}
+            for number, (name, table) in enumerate(tables.items()):
+                value = moved.centre if name == "centre" else moved.state[name]
+                if table.dtype.itemsize == 2:
+                    # Other chances than those of the step to come, which rounds the same tensors.
+                    key = rounding_key(seed=seed, step=step, tensor=len(tables) + number)
+                    value = round_stochastically(value, table.dtype, key=key, first_row=kept.first)
+                table.copy_(value)
+        self.restart()
+
+    def _missed(self, index: Tensor) -> Tensor:
+        if not len(self._edges):
+            group = torch.zeros_like(index)
+        else:
+            group = self._groups[torch.searchsorted(self._edges, index, right=True)]
+        return self._products.since(self._reached[index], group)

@@ -1,0 +1,172 @@
+"""The rows a pass goes through: all of a partition in place, or some of them, gathered.
+
+A part looks like a small table of its own: samples' classes and ranges are counted in its order,
+so that what works on chunks knows nothing of sampling.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sharded_fc.catch_up import CatchUp
+from sharded_fc.row_buffers import RowBuffers, Writing
+from sharded_fc.storage import Rows, RowSlice
+from sharded_fc.tile import CONFLICTS, SIGMOIDS, TOTAL, Rules, Weights
+
+Ratios = Sequence[tuple[int, int, float]]
+"""(first row, last row + 1, factor of the learning rate), sorted and disjoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weight:
+    """What a negative of a part stands for, besides itself.
+
+    `term` is the logarithm of what multiplies its term of the loss, None for 1; `count` is how many
+    classes it stands for where negatives are counted.
+    """
+
+    term: Float[Tensor, ""] | None = None
+    count: Float[Tensor, ""] | None = None
+
+
+def weigh_sums(measures: Float[Tensor, "measures batch"], weight: Weight) -> None:
+    """Multiply what one part's negatives added to `measures`, which were empty before it."""
+    if weight.term is not None:
+        measures[[TOTAL, SIGMOIDS]] *= weight.term.exp()
+    if weight.count is not None:
+        measures[CONFLICTS] *= weight.count
+
+
+def weigh_gradients(weights: Weights, weight: Weight, *, sigmoid: bool) -> Weights:
+    """Weights that multiply the gradients of one part's negatives in the same way."""
+    if weight.term is None:
+        return weights
+    term = weight.term.to(weights.offset.dtype)
+    offset = weights.offset * term.exp() if sigmoid else weights.offset + term
+    return replace(weights, offset=offset)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """All rows of a partition, read and written where they are."""
+
+    rows: Rows
+    sub_centres: int
+    weight: Weight = field(default_factory=Weight)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def table(self) -> Tensor:
+        """What chunks are read from, for its dtype, width and device."""
+        return self.rows.centre
+
+    @property
+    def index(self) -> Int[Tensor, " rows"]:
+        """The rows, counted within the partition."""
+        return torch.arange(len(self), device=self.rows.centre.device)
+
+    def rules(self, rules: Rules) -> Rules:
+        """Rules whose classes are counted in the part's order; -1 where a label is not in it."""
+        first = self.rows.start // self.sub_centres
+        number = len(self) // self.sub_centres
+        label, ranges = rules.label, rules.class_range
+        if label is not None:
+            place = label - first
+            here = (label >= 0) & (place >= 0) & (place < number)
+            label = torch.where(here, place, -1)
+        return replace(rules, label=label, class_range=None if ranges is None else ranges - first)
+
+    def ratios(self, ratios: Ratios) -> Ratios:
+        """The same ranges of rows in the part's order."""
+        return ratios
+
+    def centre(self, start: int, stop: int) -> Float[Tensor, "rows dim"]:
+        """Rows to be read."""
+        self.rows.ready(start, stop)
+        return self.rows.centre[start:stop]
+
+    def open(self, start: int, stop: int) -> RowSlice:
+        """Rows to be changed, until `close`."""
+        return self.rows.view(start, stop)
+
+    def close(self, start: int, stop: int, changed: RowSlice, how: Writing) -> None:
+        """Keep what was changed: here in place already."""
+
+
+class Chosen:
+    """The rows of some classes, gathered a chunk at a time."""
+
+    def __init__(
+        self,
+        classes: Int[Tensor, " chosen"],
+        *,
+        rows: Rows,
+        sub_centres: int,
+        buffers: RowBuffers,
+        catch_up: CatchUp | None,
+        own: bool,
+        weight: Weight,
+    ) -> None:
+        """`classes` are global numbers of this partition, ascending; `own`: samples' may be in."""
+        self.weight = weight
+        self.table = buffers.centre
+        self._classes = classes
+        self._buffers = buffers
+        self._catch_up = catch_up
+        self._own = own
+        inside = torch.arange(sub_centres, device=classes.device)
+        self.index = (classes.unsqueeze(1) * sub_centres + inside).flatten() - rows.start
+        """Their rows, counted within the partition."""
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def rules(self, rules: Rules) -> Rules:
+        """See `Whole`."""
+        label, ranges = rules.label, rules.class_range
+        if label is not None and not (self._own and len(self)):
+            label = torch.full_like(label, -1)
+        elif label is not None:
+            place = torch.searchsorted(self._classes, label)
+            found = self._classes[place.clamp(max=len(self._classes) - 1)]
+            label = torch.where(found == label, place, -1)
+        if ranges is not None:
+            ranges = torch.searchsorted(self._classes, ranges)
+        return replace(rules, label=label, class_range=ranges)
+
+    def ratios(self, ratios: Ratios) -> Ratios:
+        """See `Whole`."""
+        if not ratios:
+            return ratios
+        edges = torch.tensor([edge for ratio in ratios for edge in ratio[:2]])
+        place = torch.searchsorted(self.index, edges.to(self.index.device)).tolist()
+        pairs = zip(place[::2], place[1::2], ratios, strict=True)
+        return [(first, last, factor) for first, last, (_, _, factor) in pairs]
+
+    def centre(self, start: int, stop: int) -> Float[Tensor, "rows dim"]:
+        """See `Whole`; valid until anything else is read."""
+        index = self.index[start:stop]
+        centre = self._buffers.centres(index)
+        if self._catch_up is not None:
+            self._catch_up.centres(centre, self._buffers.states(index), index)
+        return centre
+
+    def open(self, start: int, stop: int) -> RowSlice:
+        """See `Whole`; one slice at a time."""
+        index = self.index[start:stop]
+        rows = self._buffers.slice(index)
+        if self._catch_up is not None:
+            self._catch_up.slice(rows, index)
+        return rows
+
+    def close(self, start: int, stop: int, changed: RowSlice, how: Writing) -> None:
+        """See `Whole`."""
+        self._buffers.write(self.index[start:stop], changed, how)
+
+
+Part = Whole | Chosen

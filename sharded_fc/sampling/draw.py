@@ -1,0 +1,114 @@
+"""Which classes a step draws besides those of its samples: a function of (seed, step) alone.
+
+The classes are the first n of a keyed permutation of all, so there are exactly n, the same at any
+world size, and each has the same probability. A rank finds those it owns in O(min(n, classes it
+owns)): it goes through the n values, or asks of each of its classes whether its place is below n.
+A threshold on a hash of (seed, step, class) would always cost the latter, and draw a number of
+classes that varies from step to step.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sharded_fc.counter import extend, key_of
+from sharded_fc.sampling.permutation import Permutation
+
+Quota = Literal["negatives", "peer"]
+
+NEGATIVES = -3  # a key's second value: see counter.ROUNDING
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """Some of `num_classes` classes a step.
+
+    `count` classes are drawn from all; with `quota="negatives"` the samples' own come on top, with
+    "peer" they are among the count, as in public code (arXiv:2203.15565), whose quota is one a
+    rank, though. With `block` > 1 whole blocks of that many consecutive classes are drawn, so that
+    rows are read in long runs; blocks begin at multiples of `block`, whoever owns them, and the
+    last may be shorter. They suit labels in random order: neighbours are drawn together.
+    """
+
+    num_classes: int
+    count: int
+    seed: int
+    block: int = 1
+    quota: Quota = "negatives"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.count <= self.num_classes:
+            raise ValueError(f"a draw of {self.count} of {self.num_classes} classes")
+        if self.block < 1:
+            raise ValueError(f"blocks of {self.block} classes; use at least 1")
+        if self.quota == "peer" and self.block > 1:
+            raise ValueError("quota 'peer' is public code's, which draws no blocks; use block 1")
+
+    @property
+    def num_blocks(self) -> int:
+        """What is drawn from."""
+        return -(-self.num_classes // self.block)
+
+    @property
+    def drawn_blocks(self) -> int:
+        """How many of them: those that `count` classes make, at least one if any."""
+        return min(self.num_blocks, max(round(self.count / self.block), min(self.count, 1)))
+
+    @property
+    def rate(self) -> float:
+        """The probability of each class to be drawn; with "peer" where no sample has a class."""
+        return self.drawn_blocks / self.num_blocks
+
+    def of_step(
+        self, step: Int[Tensor, ""], positives: Int[Tensor, " positives"], *, start: int, stop: int
+    ) -> tuple[Int[Tensor, " drawn"], Float[Tensor, ""]]:
+        """The drawn classes in [start, stop), ascending, without positives; q of each of them.
+
+        `positives` are the distinct classes of the global batch, ascending.
+        """
+        device = positives.device
+        key = extend(key_of(self.seed, NEGATIVES), step.to(device))
+        permutation = Permutation(self.num_blocks, key, device=device)
+        end, rate = self._end(permutation, positives)
+        first, last = start // self.block, -(-stop // self.block)
+        if self.drawn_blocks < last - first:
+            place = torch.arange(self.drawn_blocks, device=device)
+            number = permutation.forward(place)
+            here = (number >= first) & (number < last) & (place < end)
+            blocks = number[here].sort().values
+        else:
+            number = torch.arange(first, last, device=device)
+            blocks = number[permutation.inverse(number) < end]
+        return _without(self._classes(blocks, start, stop), positives), rate
+
+    def _end(self, permutation: Permutation, positives: Tensor) -> tuple[Tensor, Tensor]:
+        """The place where the draw ends, and the probability of what is no positive."""
+        if self.quota == "negatives":
+            end = torch.full((), self.drawn_blocks, device=positives.device)
+            return end, torch.full_like(end, self.rate, dtype=torch.float64)
+        # The place behind the first `wanted` that are no positives: before the k-th positive there
+        # are place - k of those.
+        wanted = max(self.count - len(positives), 0)
+        place = permutation.inverse(positives).sort().values
+        before = place - torch.arange(len(place), device=place.device)
+        end = wanted + (before < wanted).sum()
+        others = max(self.num_classes - len(positives), 1)
+        return end, torch.full_like(end, wanted / others, dtype=torch.float64)
+
+    def _classes(self, blocks: Tensor, start: int, stop: int) -> Tensor:
+        if self.block == 1:
+            return blocks
+        inside = torch.arange(self.block, device=blocks.device)
+        classes = (blocks.unsqueeze(1) * self.block + inside).flatten()
+        return classes[(classes >= start) & (classes < stop)]
+
+
+def _without(classes: Tensor, known: Tensor) -> Tensor:
+    """`classes` that are not in `known`, both ascending."""
+    if not len(known) or not len(classes):
+        return classes
+    place = torch.searchsorted(known, classes).clamp_(max=len(known) - 1)
+    return classes[known[place] != classes]

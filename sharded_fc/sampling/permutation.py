@@ -1,0 +1,74 @@
+"""A shuffle of [0, size) that is never written down: each number's place follows from a key.
+
+The first n values are n distinct numbers, drawn alike from all, for O(n); the inverse tells any
+number's place, so that who holds few numbers asks about those alone. No generator, no sort, the
+same numbers on every rank and device.
+"""
+
+import math
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from sharded_fc.counter import extend, signed
+
+ROUNDS = 8  # tests/sharded_fc/sampling/test_permutation.py sees pairs drawn unevenly below 6
+_POSITIVE = (1 << 63) - 1
+
+
+class Permutation:
+    """A Feistel network on [0, rows) x [0, columns), a rectangle that just holds [0, size).
+
+    Rounds add, modulo its side, a keyed random function of the other coordinate (Black and Rogaway,
+    "Ciphers with arbitrary finite domains", CT-RSA 2002, method 3). The functions are tables of
+    splitmix64 hashes, so a round costs a look-up and an addition. What leaves [0, size) goes
+    through the network again until it is back (cycle walking): one number in sqrt(size) at most.
+    """
+
+    def __init__(self, size: int, key: int | Int[Tensor, ""], *, device: torch.device) -> None:
+        if size < 1:
+            raise ValueError(f"a permutation of {size} numbers; there must be at least one")
+        self.size = size
+        self._columns = math.isqrt(size - 1) + 1
+        self._rows = -(-size // self._columns)
+        # Coordinates and their sums stay below 2^31 for any size below 2^60.
+        value = torch.arange(self._columns, dtype=torch.int64, device=device)
+        rounds = torch.arange(ROUNDS, dtype=torch.int64, device=device)
+        start = signed(key) if isinstance(key, int) else key
+        hashed = extend(extend(start, rounds).unsqueeze(1), value) & _POSITIVE
+        side = torch.full_like(rounds, self._columns)
+        side[::2] = self._rows
+        self._tables = (hashed % side.unsqueeze(1)).to(torch.int32)
+
+    def forward(self, place: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+        """The numbers at places in [0, size), both int64."""
+        return self._walk(place, range(ROUNDS), sign=1)
+
+    def inverse(self, number: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+        """The places of numbers in [0, size), both int64."""
+        return self._walk(number, range(ROUNDS - 1, -1, -1), sign=-1)
+
+    def _walk(self, point: Tensor, rounds: range, *, sign: int) -> Tensor:
+        point = self._through(point, rounds, sign)
+        while len(outside := (point >= self.size).nonzero().squeeze(1)):
+            point[outside] = self._through(point[outside], rounds, sign)
+        return point
+
+    def _through(self, point: Tensor, rounds: range, sign: int) -> Tensor:
+        row = torch.div(point, self._columns, rounding_mode="floor").to(torch.int32)
+        column = (point - row.long() * self._columns).to(torch.int32)
+        for number in rounds:
+            table = self._tables[number]
+            if number % 2 == 0:
+                row = _added(row, table.index_select(0, column), sign, self._rows)
+            else:
+                column = _added(column, table.index_select(0, row), sign, self._columns)
+        return row.long() * self._columns + column
+
+
+def _added(value: Tensor, change: Tensor, sign: int, side: int) -> Tensor:
+    """The sum, or difference, modulo `side`, in place; both lie in [0, side)."""
+    value = value.add_(change, alpha=sign)
+    outside = value >= side if sign > 0 else value < 0
+    return value.sub_(outside * (sign * side))

@@ -1,0 +1,79 @@
+"""The rows of a partition that a step visits, as parts of a pass."""
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from sharded_fc.catch_up import CatchUp
+from sharded_fc.parts import Chosen, Weight
+from sharded_fc.row_buffers import RowBuffers
+from sharded_fc.sampling.inclusion import most_on_rank
+from sharded_fc.sampling.options import Sampling
+from sharded_fc.storage import Rows
+
+
+class Sampler:
+    """Chooses for one rank, by counter: nothing is exchanged, nothing kept from step to step."""
+
+    def __init__(
+        self,
+        sampling: Sampling,
+        rows: Rows,
+        *,
+        num_classes: int,
+        sub_centres: int,
+        seed: int,
+        catch_up: CatchUp | None,
+    ) -> None:
+        self._rows = rows
+        self._sub_centres = sub_centres
+        self._start = rows.start // sub_centres
+        self._stop = rows.stop // sub_centres
+        self._corrected = sampling.correction == "logq"
+        self._draw = sampling.draw(num_classes, seed=seed)
+        self._catch_up = catch_up
+        self._buffers: RowBuffers | None = None
+        drawn = self._draw.drawn_blocks * self._draw.block
+        self.most_rows = sub_centres * max(
+            64,  # a few positives at least
+            most_on_rank(
+                num_classes, drawn=min(drawn, num_classes), own_classes=self._stop - self._start
+            ),
+        )
+        """The rows that a chunk has any use for."""
+
+    def parts(
+        self, label: Int[Tensor, " batch"], *, step: Int[Tensor, ""], chunk: int
+    ) -> tuple[Chosen, Chosen]:
+        """The drawn classes of this partition; then those of the global batch's samples.
+
+        A class of any sample is certain to be visited, so for all of them its term stands for
+        itself alone.
+        """
+        positives = label[label >= 0].unique()
+        drawn, rate = self._draw.of_step(step, positives, start=self._start, stop=self._stop)
+        own = positives[(positives >= self._start) & (positives < self._stop)]
+        rate = rate.clamp_min(torch.finfo(rate.dtype).tiny)  # 0 where nothing is drawn
+        weight = Weight(term=-rate.log() if self._corrected else None, count=1.0 / rate)
+        buffers = self._buffers_of(chunk)
+        return self._chosen(drawn, buffers, own=False, weight=weight), self._chosen(
+            own, buffers, own=True, weight=Weight()
+        )
+
+    def _chosen(self, classes: Tensor, buffers: RowBuffers, *, own: bool, weight: Weight) -> Chosen:
+        return Chosen(
+            classes,
+            rows=self._rows,
+            sub_centres=self._sub_centres,
+            buffers=buffers,
+            catch_up=self._catch_up,
+            own=own,
+            weight=weight,
+        )
+
+    def _buffers_of(self, capacity: int) -> RowBuffers:
+        kept = self._buffers
+        if kept is None or kept.capacity < capacity:
+            self._buffers = None  # freed before the new ones are made
+            kept = self._buffers = RowBuffers(self._rows, capacity)
+        return kept

@@ -1,0 +1,58 @@
+"""Each sample's cosine with its own class, at full precision."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sharded_fc.catch_up import CatchUp
+from sharded_fc.combine import Batch
+from sharded_fc.storage import Rows
+
+# A centre or embedding shorter than this has no direction: its cosines are 0 and it gets no
+# gradient. The same bound as torch.nn.functional.normalize.
+SHORTEST = 1e-12
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Cosines (float64) with the own class and the row that is nearest, where it lives `here`.
+
+    Elsewhere the cosine is 0 and the row, counted within the partition, means nothing.
+    """
+
+    cosine: Float[Tensor, " batch"]
+    row: Int[Tensor, " batch"]
+    here: Bool[Tensor, " batch"]
+
+
+def find_targets(
+    batch: Batch, rows: Rows, *, sub_centres: int, normalised: bool, catch_up: CatchUp | None
+) -> Targets:
+    """Each sample's nearest row of its own class, where that lives among `rows`.
+
+    Row by row in the working dtype, whatever products are computed in.
+    """
+    first = torch.arange(sub_centres, device=batch.label.device)
+    row = batch.label.unsqueeze(1) * sub_centres + first - rows.start
+    here = batch.labelled & (row[:, 0] >= 0) & (row[:, 0] < len(rows))
+    rows.ready(0, len(rows))
+    row = row.clamp(0, len(rows) - 1)
+    own = _present(rows, row.flatten(), batch.embedding.dtype, catch_up).unflatten(0, row.shape)
+    product = (own * batch.embedding.unsqueeze(1)).sum(2)
+    if normalised:
+        norm = torch.linalg.vector_norm(own, dim=2)
+        product = product * norm.reciprocal().masked_fill_(norm <= SHORTEST, 0.0)
+    cosine, nearest = product.max(1, keepdim=True)
+    cosine = torch.where(here, cosine.squeeze(1).double(), 0.0)
+    return Targets(cosine, row.gather(1, nearest).squeeze(1), here)
+
+
+def _present(rows: Rows, index: Tensor, dtype: torch.dtype, catch_up: CatchUp | None) -> Tensor:
+    """Copies of some rows, with all that steps did to them."""
+    own = rows.centre[index].to(dtype)
+    if catch_up is not None:
+        states = {name: table[index].to(dtype) for name, table in rows.state.items()}
+        catch_up.centres(own, states, index)
+    return own
