@@ -11,7 +11,15 @@ from collections.abc import Sequence
 
 from tyro.extras import SubcommandApp
 
-from cluster import data_browse, data_commands, data_import, data_index, job_commands, run_commands
+from cluster import (
+    data_browse,
+    data_check,
+    data_commands,
+    data_import,
+    data_index,
+    job_commands,
+    run_commands,
+)
 
 
 def build() -> SubcommandApp:
@@ -20,6 +28,7 @@ def build() -> SubcommandApp:
     for verb in (data_commands.pack, data_commands.info, data_commands.synth, data_commands.pairs):
         data.command(verb)
     data.command(data_index.index)
+    data.command(data_check.check)
     data.command(data_browse.browse)
     data.command(name="import")(data_import.import_set)
     data.command(data_import.export)
