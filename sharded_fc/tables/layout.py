@@ -123,19 +123,22 @@ class Layout:
 
     def make(self, rows: Numbers, unmade: Bool[np.ndarray, " n"], into: dict[str, Tensor]) -> None:
         """Give first values to those of `rows`, counted within the table, that are `unmade`."""
-        places = np.flatnonzero(unmade)
-        for first, last in runs(rows[places]):
-            to = slice(int(places[first]), int(places[last - 1]) + 1)
-            for tensor in into.values():
-                tensor[to] = 0
-            row = self.start + int(rows[places[first]])
-            into["centre"][to, : self.random_columns] = initial_rows(
+        missing = rows[unmade]
+        columns = self.random_columns
+        values = torch.empty(len(missing), columns)
+        for first, last in runs(missing):
+            row = self.start + int(missing[first])
+            values[first:last] = initial_rows(
                 row,
                 row + last - first,
-                embedding_dim=self.random_columns,
+                embedding_dim=columns,
                 seed=self.seed,
                 device=torch.device("cpu"),
-            ).to(self.dtype)
+            )
+        places = torch.from_numpy(np.flatnonzero(unmade))
+        for tensor in into.values():
+            tensor.index_fill_(0, places, 0)
+        into["centre"][places, :columns] = values.to(self.dtype)
 
 
 def as_bytes(tensor: Tensor) -> UInt8[np.ndarray, "n bytes"]:
