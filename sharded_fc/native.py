@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from sharded_fc.native_build import library
@@ -28,7 +29,7 @@ class _Slice(ctypes.Structure):
         ("dim", ctypes.c_int64),
         ("threads", ctypes.c_int64),
         ("first_row", ctypes.c_int64),
-        ("numbers", ctypes.c_void_p),
+        ("index", ctypes.c_void_p),
         ("centre", _Table),
         ("state", _Table * _MOST_STATES),
         ("gradient", _Table),
@@ -40,14 +41,15 @@ class _Slice(ctypes.Structure):
 class Operands:
     """What an update works on: the centres and the states, with the rounding key of each.
 
-    `first_row` is the global number of the first of consecutive rows, or those of all, int64.
+    `first_row` is the global number of the tables' first row, `index` says which rows are meant.
     """
 
     tables: Sequence[Tensor]
     keys: Sequence[int]
-    first_row: int | Tensor
+    first_row: int
     gradient: Tensor
     along: Tensor | None
+    index: Int[Tensor, " n"] | None = None
 
 
 def update(
@@ -69,15 +71,14 @@ def update(
         for tensor, key in zip(operands.tables, operands.keys, strict=True)
     ]
     along = None if operands.along is None else operands.along.contiguous()
-    first = operands.first_row
-    row_numbers = first.contiguous() if isinstance(first, Tensor) else None
+    index = None if operands.index is None else operands.index.contiguous()
     rows, dim = operands.gradient.shape
     described = _Slice(
         rows=rows,
         dim=dim,
         threads=torch.get_num_threads(),
-        first_row=0 if isinstance(first, Tensor) else first,
-        numbers=None if row_numbers is None else row_numbers.data_ptr(),
+        first_row=operands.first_row,
+        index=None if index is None else index.data_ptr(),
         centre=tables[0],
         state=(_Table * _MOST_STATES)(*tables[1:]),
         gradient=_Table(operands.gradient.data_ptr(), 0, _TYPES[operands.gradient.dtype]),

@@ -24,14 +24,14 @@ struct Table {  // [rows, width]; `key` is the rounding's
 
 struct Slice {
     int64_t rows, dim, threads;
-    int64_t first_row;        // the global number of the first of consecutive rows
-    const int64_t* numbers;   // [rows], those of any rows, or null
+    int64_t first_row;        // the global number of the tables' first
+    const int64_t* index;     // [rows]: which of the tables' rows; or null for the first ones
     Table centre;
     Table state[2];
     Table gradient;           // its key means nothing
     const float* along;       // [rows], or null
 
-    int64_t number(int64_t row) const { return numbers ? numbers[row] : first_row + row; }
+    int64_t at(int64_t row) const { return index ? index[row] : row; }
 };
 
 namespace {
@@ -123,8 +123,9 @@ private:
     std::unique_ptr<uint64_t[]> hashes_;
 };
 
-// Calls update(row, gradient, centre, buffers) for each row: the gradient without its part along
-// the row in buffer 0, the centre in buffer 1. What `update` leaves there is the new centre.
+// Calls update(row of the tables, gradient, centre, buffers) for each row: the gradient without its
+// part along the row in buffer 0, the centre in buffer 1. What `update` leaves there is the new
+// centre.
 template <class Update>
 void for_each_row(const Slice& slice, float learning_rate, Update update) {
     const int64_t dim = slice.dim;
@@ -136,14 +137,15 @@ void for_each_row(const Slice& slice, float learning_rate, Update update) {
         for (int64_t row = 0; row < slice.rows; ++row) {
             float* __restrict gradient = buffers.at(0);
             float* __restrict centre = buffers.at(1);
-            buffers.load(slice.centre, row, centre);
+            const int64_t at = slice.at(row);
+            buffers.load(slice.centre, at, centre);
             buffers.load(slice.gradient, row, gradient);
             if (slice.along) {
                 const float along = slice.along[row];
                 for (int64_t c = 0; c < dim; ++c) gradient[c] -= centre[c] * along;
             }
-            update(row, gradient, centre, buffers);
-            if (learning_rate != 0) buffers.store(slice.centre, row, slice.number(row), centre);
+            update(at, gradient, centre, buffers);
+            if (learning_rate != 0) buffers.store(slice.centre, at, slice.first_row + at, centre);
         }
     }
 }
@@ -170,7 +172,7 @@ extern "C" void sgd(const Slice* slice, float learning_rate, float momentum, flo
             const float direction = nesterov != 0 ? g + kept[c] * momentum : kept[c];
             centre[c] -= direction * learning_rate;
         }
-        buffers.store(slice->state[0], row, slice->number(row), kept);
+        buffers.store(slice->state[0], row, slice->first_row + row, kept);
     });
 }
 
@@ -191,8 +193,8 @@ extern "C" void adamw(const Slice* slice, float learning_rate, float mean_share,
             const float denominator = std::sqrt(square[c]) * inverse_spread + eps;
             centre[c] = centre[c] * decay - mean[c] * step_size / denominator;
         }
-        buffers.store(slice->state[0], row, slice->number(row), mean);
-        buffers.store(slice->state[1], row, slice->number(row), square);
+        buffers.store(slice->state[0], row, slice->first_row + row, mean);
+        buffers.store(slice->state[1], row, slice->first_row + row, square);
     });
 }
 

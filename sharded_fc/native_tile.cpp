@@ -184,8 +184,7 @@ extern "C" void gradient_tile(const Tile* tile, const float* offset, const float
             if (type == FLOAT32) {
                 std::memcpy(static_cast<float*>(gradient) + row * batch, value, 4 * batch);
             } else {
-                uint16_t* __restrict to = static_cast<uint16_t*>(gradient) + row * batch;
-                for (int64_t i = 0; i < batch; ++i) to[i] = nearest_bfloat16(value[i]);
+                round_bfloat16(value, batch, static_cast<uint16_t*>(gradient) + row * batch);
             }
         }
     });
@@ -208,29 +207,31 @@ float length(const float* __restrict row, int64_t dim) {
 
 }  // namespace
 
-// Rows [rows, dim] kept as `type`: one over their lengths (0 up to `shortest`), and a copy of them
-// in bfloat16. Either may be null.
-extern "C" void measure_rows(const void* centre, Type type, int64_t rows, int64_t dim,
-                             float shortest, float* inverse_norm, uint16_t* low, int64_t threads) {
+// Rows of a table [.., dim] kept as `type`, those of `index` or the first ones: one over their
+// lengths (0 up to `shortest`), and a copy of them as float32 or bfloat16. Either may be null.
+extern "C" void measure_rows(const void* table, Type type, const int64_t* index, int64_t rows,
+                             int64_t dim, float shortest, float* inverse_norm, void* copy,
+                             Type copy_type, int64_t threads) {
     const int count = rows * dim < GRAIN ? 1 : int(threads);
 #pragma omp parallel num_threads(count)
     {
         std::unique_ptr<float[]> buffer(new float[dim]);
 #pragma omp for schedule(static)
         for (int64_t row = 0; row < rows; ++row) {
-            const float* wide = static_cast<const float*>(centre) + row * dim;
+            const int64_t start = (index ? index[row] : row) * dim;
+            const float* wide = static_cast<const float*>(table) + start;
             if (type != FLOAT32) {
-                widen(centre, type, row * dim, dim, buffer.get());
+                widen(table, type, start, dim, buffer.get());
                 wide = buffer.get();
             }
             if (inverse_norm) {
                 const float norm = length(wide, dim);
                 inverse_norm[row] = norm <= shortest ? 0.0f : 1.0f / norm;
             }
-            if (low) {
-                uint16_t* __restrict to = low + row * dim;
-                for (int64_t c = 0; c < dim; ++c) to[c] = nearest_bfloat16(wide[c]);
-            }
+            if (copy && copy_type == FLOAT32)
+                std::memcpy(static_cast<float*>(copy) + row * dim, wide, 4 * dim);
+            else if (copy)
+                round_bfloat16(wide, dim, static_cast<uint16_t*>(copy) + row * dim);
         }
     }
 }

@@ -8,7 +8,7 @@ follow the largest logit, and dtypes other than float32 and bfloat16.
 import ctypes
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sharded_fc.native_build import library
@@ -95,40 +95,51 @@ def gradient_tile(
 
 
 def measure_rows(
-    centre: Float[Tensor, "rows dim"],
+    table: Float[Tensor, "all dim"],
     inverse_norm: Float[Tensor, " rows"],
     *,
     shortest: float,
-    low: Float[Tensor, "rows dim"] | None = None,
+    index: Int[Tensor, " rows"] | None = None,
+    copy: Float[Tensor, "rows dim"] | None = None,
 ) -> bool:
-    """Write one over the rows' lengths, 0 up to `shortest`, and, to `low`, the rows in bfloat16.
+    """Write one over rows' lengths, 0 up to `shortest`; to `copy` the rows, rounded to nearest.
 
-    False if nothing was done.
+    The rows are those of `index`, or all. False if nothing was done.
     """
-    return inverse_norm.dtype == torch.float32 and _pass_over(centre, inverse_norm, shortest, low)
+    return inverse_norm.dtype == torch.float32 and _pass_over(
+        table, inverse_norm, shortest=shortest, index=index, copy=copy
+    )
 
 
 def copy_rows(centre: Float[Tensor, "rows dim"], *, to: Float[Tensor, "rows dim"]) -> bool:
-    """Copy rows to a tensor of bfloat16; False if nothing was done."""
-    return _pass_over(centre, None, 0.0, to)
+    """Copy rows to a tensor of float32 or bfloat16; False if nothing was done."""
+    return _pass_over(centre, None, shortest=0.0, index=None, copy=to)
 
 
 def _pass_over(
-    centre: Tensor, inverse_norm: Tensor | None, shortest: float, low: Tensor | None
+    table: Tensor,
+    inverse_norm: Tensor | None,
+    *,
+    shortest: float,
+    index: Tensor | None,
+    copy: Tensor | None,
 ) -> bool:
-    suited = centre.is_cpu and centre.is_contiguous() and centre.dtype in _TYPES
+    suited = table.is_cpu and table.is_contiguous() and table.dtype in _TYPES
+    suited = suited and (copy is None or (copy.dtype in _PRODUCTS and copy.is_contiguous()))
     code = library() if suited else None
     if code is None:
         return False
-    rows, dim = centre.shape
+    index = None if index is None else index.contiguous()
     code["measure_rows"](
-        _at(centre),
-        ctypes.c_int32(_TYPES[centre.dtype]),
-        ctypes.c_int64(rows),
-        ctypes.c_int64(dim),
+        _at(table),
+        ctypes.c_int32(_TYPES[table.dtype]),
+        None if index is None else _at(index),
+        ctypes.c_int64(len(table) if index is None else len(index)),
+        ctypes.c_int64(table.shape[1]),
         ctypes.c_float(shortest),
         None if inverse_norm is None else _at(inverse_norm),
-        None if low is None else _at(low),
+        None if copy is None else _at(copy),
+        ctypes.c_int32(0 if copy is None else _TYPES[copy.dtype]),
         ctypes.c_int64(torch.get_num_threads()),
     )
     return True

@@ -44,6 +44,10 @@ inline uint16_t nearest_bfloat16(float value) {
     return uint16_t(value == value ? rounded : 0x7FC0);
 }
 
+inline void round_bfloat16(const float* __restrict from, int64_t count, uint16_t* __restrict to) {
+    for (int64_t i = 0; i < count; ++i) to[i] = nearest_bfloat16(from[i]);
+}
+
 // `count` numbers kept as `type`, widened.
 inline void widen(const void* from, Type type, int64_t start, int64_t count,
                   float* __restrict to) {

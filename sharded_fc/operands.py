@@ -67,7 +67,7 @@ class Operands:
         if self.unit:
             torch.mul(centre, inverse_norm.unsqueeze(1), out=rows)
             return rows
-        if rows.dtype == torch.bfloat16 and native_tile.copy_rows(centre, to=rows):
+        if native_tile.copy_rows(centre, to=rows):
             return rows
         if centre.dtype == torch.float16 and rows.dtype == torch.bfloat16:
             # torch converts these two one by one; by way of float32 it takes a sixth of the time.

@@ -225,7 +225,7 @@ def test_lengths_and_copies_of_rows(dtype, dim):
     rows[4] = 1e-13 if dtype != torch.float16 else 0
     rows[5, 0], rows[6, 1] = math.nan, math.inf
     inverse, low = torch.empty(130), torch.empty(130, dim, dtype=torch.bfloat16)
-    assert native_tile.measure_rows(rows, inverse, shortest=1e-11, low=low)
+    assert native_tile.measure_rows(rows, inverse, shortest=1e-11, copy=low)
     exact = torch.linalg.vector_norm(rows.double(), dim=1).reciprocal()
     exact[3:5] = 0
     # A sum of at most 8 squares a lane and 6 folds, halved by the root, and a quotient.
@@ -235,3 +235,14 @@ def test_lengths_and_copies_of_rows(dtype, dim):
     copied = torch.empty_like(low)
     assert native_tile.copy_rows(rows, to=copied)
     assert torch.equal(copied.view(torch.int16), low.view(torch.int16))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_some_rows_of_a_table_are_measured_and_gathered_in_one_pass(dtype):
+    table = torch.randn(90, 33, generator=torch.Generator().manual_seed(0)).to(dtype)
+    index = torch.tensor([3, 4, 40, 89])
+    found, whole, copy = torch.empty(4), torch.empty(90), torch.empty(4, 33)
+    assert native_tile.measure_rows(table, found, shortest=1e-12, index=index, copy=copy)
+    assert native_tile.measure_rows(table, whole, shortest=1e-12)
+    assert torch.equal(found, whole[index])
+    assert torch.equal(copy, table[index].float())
