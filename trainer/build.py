@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from data_pipeline.augment import Augmentation
 from data_pipeline.index import Dataset
@@ -24,7 +25,9 @@ from trainer.config import RunConfig
 from trainer.data import make_order, open_data, sample_rules
 from trainer.engine import Engine
 from trainer.errors import RunError
+from trainer.gallery import Gallery
 from trainer.margins import class_margins, make_margin
+from trainer.pool import Head, make_pool_head
 from trainer.sample_rules import SampleRules
 from trainer.topology import Topology
 
@@ -40,7 +43,9 @@ class Parts:
     micro_batches: range
     """This rank's share of them."""
     engine: Engine
-    head: ShardedHead
+    head: Head
+    gallery: Gallery | None
+    """Where the head is a pool."""
     rules: SampleRules
     """For the head."""
     verification: dict[str, PairSet]
@@ -63,13 +68,8 @@ def build(config: RunConfig, topology: Topology) -> Parts:
             f" few for {topology.world_size} ranks; use fewer workers or more data"
         )
     torch.manual_seed(config.seed)  # the same first weights on every rank
-    network = backbones.build(
-        config.backbone.name,
-        embedding_dim=config.backbone.embedding_dim,
-        image_size=config.data.image_size,
-    )
     engine = Engine(
-        network,
+        _network(config),
         optimizer=config.optimizer.name,
         momentum=config.optimizer.momentum,
         weight_decay=config.optimizer.weight_decay,
@@ -85,13 +85,43 @@ def build(config: RunConfig, topology: Topology) -> Parts:
         micro_batches=share(config.batch.micro_batches, topology.rank, topology.world_size),
         engine=engine,
         head=_head(config, dataset, topology),
+        gallery=_gallery(config, engine),
         rules=sample_rules(config.data, dataset, device=topology.device),
         verification=verification,
     )
 
 
-def _head(config: RunConfig, dataset: Dataset, topology: Topology) -> ShardedHead:
+def _network(config: RunConfig) -> nn.Module:
+    return backbones.build(
+        config.backbone.name,
+        embedding_dim=config.backbone.embedding_dim,
+        image_size=config.data.image_size,
+    )
+
+
+def _gallery(config: RunConfig, engine: Engine) -> Gallery | None:
+    pool = config.head.pool
+    if pool is None:
+        return None
+    return Gallery(
+        _network(config),
+        engine,
+        momentum=pool.gallery_momentum,
+        batch_norm=pool.gallery_batchnorm,
+        precision=config.engine.precision,
+    )
+
+
+def _head(config: RunConfig, dataset: Dataset, topology: Topology) -> Head:
     head = config.head
+    if head.pool is not None:
+        return make_pool_head(
+            head,
+            num_identities=dataset.num_identities,
+            embedding_dim=_embedding_dim(config),
+            seed=config.seed,
+            topology=topology,
+        )
     margin = make_margin(head.margin)
     class_margin = None
     if head.class_margins is not None:
@@ -99,7 +129,7 @@ def _head(config: RunConfig, dataset: Dataset, topology: Topology) -> ShardedHea
     try:
         return ShardedHead(
             dataset.num_identities,
-            config.backbone.embedding_dim or table.row(config.backbone.name).embedding_dim,
+            _embedding_dim(config),
             margin=margin,
             class_margin=class_margin,
             scale=head.scale,
@@ -122,6 +152,10 @@ def _head(config: RunConfig, dataset: Dataset, topology: Topology) -> ShardedHea
         )
     except ValueError as error:
         raise RunError(f"head: {error}") from error
+
+
+def _embedding_dim(config: RunConfig) -> int:
+    return config.backbone.embedding_dim or table.row(config.backbone.name).embedding_dim
 
 
 def augmentation(config: RunConfig) -> Augmentation:

@@ -2,6 +2,7 @@
 
     checkpoints/step-000001200/  manifest.json  backbone.safetensors  optimizer.safetensors
                                  head-00000-of-00002.safetensors  head-00001-of-00002.safetensors
+                                 [gallery.safetensors]
 
 Every rank writes its own rows into a hidden folder; when all parts are on the disk, rank 0 renames
 it. So a folder that has its name is whole unless the disk fails, which `newest` finds by checksums.
@@ -17,12 +18,13 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-from sharded_fc import ShardedHead
 from trainer import manifest
 from trainer.engine import Engine
 from trainer.engine_state import BackboneState
 from trainer.errors import RunError
+from trainer.gallery import Gallery
 from trainer.manifest import DamagedError, Manifest
+from trainer.pool import Head
 from trainer.tensor_file import (
     FileFacts,
     Rows,
@@ -35,6 +37,7 @@ from trainer.tensor_file import (
 from trainer.topology import Topology
 
 BACKBONE, OPTIMIZER = "backbone.safetensors", "optimizer.safetensors"
+GALLERY = "gallery.safetensors"
 
 log = logging.getLogger("facescale")
 T = TypeVar("T")
@@ -48,9 +51,10 @@ def save(
     config: dict[str, Any],
     data: dict[str, Any],
     engine: Engine,
-    head: ShardedHead,
+    head: Head,
     topology: Topology,
     keep: int,
+    gallery: Gallery | None = None,
 ) -> Path:
     """Commit the state after `step` steps and keep the last `keep` checkpoints.
 
@@ -63,7 +67,7 @@ def save(
     partial = _on_rank_0(lambda: _begin(folder, final), topology)
     state = engine.read_state(keep=topology.rank == 0)
     try:
-        written = _on_each_rank(lambda: _write(partial, state, head, topology), topology)
+        written = _on_each_rank(lambda: _write(partial, state, head, gallery, topology), topology)
         parts = {name: fact for part in written for name, fact in part.items()}
         content = Manifest(
             step=step,
@@ -95,7 +99,14 @@ def newest(folder: Path, *, topology: Topology | None = None) -> tuple[Path | No
     return _gather(_newest(folder) if topology.rank == 0 else None, topology)[0]
 
 
-def load(path: Path, *, engine: Engine, head: ShardedHead, topology: Topology) -> Manifest:
+def load(
+    path: Path,
+    *,
+    engine: Engine,
+    head: Head,
+    topology: Topology,
+    gallery: Gallery | None = None,
+) -> Manifest:
     """Put a checkpoint that `newest` found into engine and head, of any world size and ZeRO stage.
 
     Every rank calls it with the same path.
@@ -122,6 +133,8 @@ def load(path: Path, *, engine: Engine, head: ShardedHead, topology: Topology) -
         head.load(_rows(path, content, head.partition), content.head)
     except ValueError as error:
         raise RunError(f"{path}: {error}") from error
+    if gallery is not None:
+        gallery.write_state(read_tensors(path / GALLERY))
     return content
 
 
@@ -136,7 +149,11 @@ def _begin(folder: Path, final: Path) -> Path:
 
 
 def _write(
-    partial: Path, state: BackboneState | None, head: ShardedHead, topology: Topology
+    partial: Path,
+    state: BackboneState | None,
+    head: Head,
+    gallery: Gallery | None,
+    topology: Topology,
 ) -> dict[str, FileFacts]:
     """This rank's files."""
     name = _head_file(topology.rank, topology.world_size)
@@ -146,6 +163,8 @@ def _write(
         tensors = {**state.parameters, **state.buffers}
         written[BACKBONE] = write_tensors(partial / BACKBONE, tensors)
         written[OPTIMIZER] = write_tensors(partial / OPTIMIZER, state.optimizer)
+        if gallery is not None:
+            written[GALLERY] = write_tensors(partial / GALLERY, gallery.read_state())
     return written
 
 
@@ -219,7 +238,7 @@ def _rows(path: Path, content: Manifest, wanted: range) -> Iterator[Rows]:
             yield from read_rows(path / name, start=start * each, rows=rows)
 
 
-def _partitions(head: ShardedHead, topology: Topology) -> dict[str, tuple[int, int]]:
+def _partitions(head: Head, topology: Topology) -> dict[str, tuple[int, int]]:
     own = (head.partition.start, head.partition.stop)
     return {
         _head_file(rank, topology.world_size): bounds

@@ -171,6 +171,15 @@ class RunConfig:
                 f" batch.micro_batches = {self.batch.micro_batches} to share; lower the first or"
                 " raise the second"
             )
+        if self.head.pool is not None and self.data.order.name != "pairs":
+            raise ValueError(
+                f"head.pool compares two images of a person, and data.order {self.data.order.name}"
+                " brings none together; use data.order: {name: pairs}"
+            )
+        if self.head.pool is not None and self.data.mix and self.data.mix.labels == "separate":
+            raise ValueError(
+                "head.pool compares people of all datasets; use data.mix.labels disjoint or shared"
+            )
         if self.schedule.warmup_steps >= self.steps:
             raise ValueError(
                 f"schedule.warmup_steps = {self.schedule.warmup_steps} leaves nothing of"

@@ -1,5 +1,6 @@
 """The head's part of a run file: margin, optimizer, precision, and what is said of some classes."""
 
+from dataclasses import fields
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -7,6 +8,7 @@ from pydantic_core import ArgsKwargs
 
 from trainer.config_fields import NonNegative, Positive, Rate, ShareBelowOne, config
 from trainer.config_margin import CosFaceConfig, MarginConfig
+from trainer.config_pool import PoolConfig
 
 ClassRatio = tuple[Annotated[int, Field(ge=0)], Positive, NonNegative]
 """First class, last class + 1, ratio."""
@@ -63,6 +65,24 @@ class HeadConfig:
     conflict_cosine: Annotated[float, Field(gt=-1, lt=1)] | None = None
     """Two labels whose faces and centres lie closer may be one person. Counts such negatives, and
     at evaluations lists such pairs in `conflicts.csv`, comparing every centre with every other."""
+
+    pool: PoolConfig | None = None
+    """Unset trains a centre for everybody."""
+
+    def __post_init__(self) -> None:
+        if self.pool is None:
+            return
+        unused = [
+            field.name
+            for field in fields(self)
+            if field.name not in ("margin", "scale", "pool")
+            and getattr(self, field.name) != field.default
+        ]
+        if unused:
+            raise ValueError(
+                f"a pool has no trained centres, so it has no use for {', '.join(unused)}; leave"
+                " it out, or leave out head.pool"
+            )
 
     @model_validator(mode="before")
     @classmethod

@@ -11,6 +11,7 @@ runs torch's own optimizer, so nothing is compiled on a machine without a toolch
 import logging
 import os
 import warnings
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -18,9 +19,9 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
-from torch.utils.checkpoint import checkpoint
 
 from trainer.engine_state import BackboneState, StateAccess
+from trainer.forwards import Recomputed, channels_last
 from trainer.topology import Topology
 
 PERSISTENT_NUMEL = 100_000  # DeepSpeed's default: ZeRO 3 leaves smaller parameters whole
@@ -113,7 +114,7 @@ class Engine:
             optimizer=self._optimizer,
             state_keys=state_keys,
             scalar_keys=scalar_keys,
-            gathered=lambda p: deepspeed.zero.GatheredParameters([p], modifier_rank=0),
+            gathered=lambda p, writer: deepspeed.zero.GatheredParameters([p], modifier_rank=writer),
         )
         self._access.create()
 
@@ -126,7 +127,7 @@ class Engine:
         self, image: Float[Tensor, "batch channel height width"]
     ) -> Float[Tensor, "batch embedding"]:
         """The training forward; its embedding is float32 and waits for `backward`."""
-        return self._engine(_channels_last(image)).float()
+        return self._engine(channels_last(image)).float()
 
     @torch.no_grad()
     def evaluate(
@@ -135,7 +136,7 @@ class Engine:
         """The forward with running statistics and without gradient; leaves no trace."""
         self.module.eval()
         try:
-            return self._engine(_channels_last(image)).float()
+            return self._engine(channels_last(image)).float()
         finally:
             self.module.train()
 
@@ -166,6 +167,13 @@ class Engine:
             clip_grads_with_norm_(self.module.parameters(), self.clip_norm, gradient_norm)
         self._engine.step()
         return EngineStep(gradient_norm, applied=self._engine.was_step_applied())
+
+    def whole_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Each parameter by name, on the device, to be read until the next one is asked for.
+
+        Every rank iterates to the end: on ZeRO 3 each is gathered for as long as it is looked at.
+        """
+        return self._access.whole_parameters()
 
     def read_state(self, *, keep: bool) -> BackboneState | None:
         """Parameters, buffers and optimizer state, whole and on the host; None where not `keep`.
@@ -216,33 +224,6 @@ class Engine:
         for group in self._zero.averaged_gradients:
             self._zero.averaged_gradients[group] = None
             self._zero.all_grad_tensors[group] = None
-
-
-def _channels_last(image: Tensor) -> Tensor:
-    """The layout in which convolutions are fastest, on CPUs (1.1 to 1.4 times) and GPUs.
-
-    Of the images alone: it spreads to the activations, while DeepSpeed wants contiguous weights.
-    """
-    return image.contiguous(memory_format=torch.channels_last)
-
-
-class Recomputed(nn.Module):
-    """A network whose training forward is replayed in backward instead of kept.
-
-    It is DeepSpeed's module, so that the replay runs under the same autocast and gathered weights.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, image: Tensor) -> Tensor:
-        """The network's own output."""
-        if not torch.is_grad_enabled():
-            return self.network(image)
-        output = checkpoint(self.network, image, use_reentrant=False)
-        assert isinstance(output, Tensor)
-        return output
 
 
 def _deepspeed_config(

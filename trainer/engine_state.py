@@ -37,7 +37,7 @@ class StateAccess:
         optimizer: the torch optimizer inside it.
         state_keys: names of the states that have their parameter's shape.
         scalar_keys: names of the states that are one number, the same for all parameters.
-        gathered: opens one parameter for reading and writing on ZeRO 3; rank 0's value stays.
+        gathered: opens one parameter on ZeRO 3, to be read, or to keep the value of the rank given.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class StateAccess:
         optimizer: torch.optim.Optimizer,
         state_keys: tuple[str, ...],
         scalar_keys: tuple[str, ...],
-        gathered: Callable[[nn.Parameter], AbstractContextManager[Any]],
+        gathered: Callable[[nn.Parameter, int | None], AbstractContextManager[Any]],
     ) -> None:
         self.module = module
         self.zero_stage = zero_stage
@@ -121,13 +121,18 @@ class StateAccess:
                     of_parameter[key].copy_(state.optimizer[key])
         self._compare(state)
 
-    def _parameters(self) -> Iterator[tuple[str, Tensor]]:
+    def whole_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Each parameter on its device, valid until the next; every rank iterates to the end."""
         for name, parameter in self.module.named_parameters():
             if self.zero_stage == 3:
-                with self.gathered(parameter):
-                    yield name, parameter.detach().cpu().clone()
+                with self.gathered(parameter, None):
+                    yield name, parameter.detach()
             else:
-                yield name, parameter.detach().cpu().clone()
+                yield name, parameter.detach()
+
+    def _parameters(self) -> Iterator[tuple[str, Tensor]]:
+        for name, value in self.whole_parameters():
+            yield name, value.cpu().clone()
 
     def _optimizer_state(self) -> Iterator[tuple[str, Tensor]]:
         for name, parameter in self._trained.items():
@@ -164,7 +169,7 @@ class StateAccess:
     def _set_parameter(self, parameter: nn.Parameter, value: Tensor) -> None:
         """The copy that the network computes with."""
         if self.zero_stage == 3:
-            with self.gathered(parameter):
+            with self.gathered(parameter, 0):
                 parameter.copy_(value)
         else:
             parameter.copy_(value)

@@ -6,20 +6,18 @@ calls `run_worker` on each.
 """
 
 import logging
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Any, Literal, NoReturn, Self
+from typing import Any, Literal, NoReturn
 
 import torch
 from tqdm import tqdm
 
 from data_pipeline.loader import LoadedStep
+from sharded_fc import ShardedHead
 from trainer import build, checkpoint, run_folder
 from trainer.bad_samples import BadSamples
 from trainer.centres import publish_centres, write_conflicts
@@ -30,6 +28,7 @@ from trainer.history import History
 from trainer.margins import margin_state
 from trainer.metrics import Metrics, truncate_history
 from trainer.step import train_step
+from trainer.stop_request import StopRequest
 from trainer.topology import Topology
 
 log = logging.getLogger("facescale")
@@ -93,7 +92,7 @@ class _Run:
             start_step=self.step,
             quarantine=self.bad_samples.known,
         )
-        with _StopRequest(self.folder) as stop, self._progress() as bar:
+        with StopRequest(self.folder) as stop, self._progress() as bar:
             batches = iter(loader)
             try:
                 while self.step < self.config.steps and not stopping:
@@ -117,7 +116,8 @@ class _Run:
         loaded = next(batches)
         data_wait_s = time.perf_counter() - began
         rate = self.learning_rate(self.step)
-        self.parts.head.learning_rate = rate * self.config.head.learning_rate_ratio
+        if isinstance(self.parts.head, ShardedHead):
+            self.parts.head.learning_rate = rate * self.config.head.learning_rate_ratio
         outcome = train_step(
             self.parts.engine,
             self.parts.head,
@@ -126,6 +126,7 @@ class _Run:
             total_micro_batches=self.config.batch.micro_batches,
             learning_rate=rate,
             rules=self.parts.rules,
+            gallery=self.parts.gallery,
         )
         self.step += 1
         self.bad_samples.add(loaded.quarantined)
@@ -170,6 +171,8 @@ class _Run:
             )
 
     def _look_at_centres(self, bar: "tqdm[NoReturn]") -> None:
+        if not isinstance(self.parts.head, ShardedHead):
+            return
         publish_centres(self.parts.head, self.metrics)
         limit = self.config.head.conflict_cosine
         if limit is not None:
@@ -189,6 +192,7 @@ class _Run:
                 data={"bad_samples": self.bad_samples.for_checkpoint()},
                 engine=self.parts.engine,
                 head=self.parts.head,
+                gallery=self.parts.gallery,
                 topology=self.topology,
                 keep=self.config.checkpoint.keep,
             )
@@ -212,7 +216,11 @@ class _Run:
             step = 0
         else:
             manifest = checkpoint.load(
-                path, engine=self.parts.engine, head=self.parts.head, topology=self.topology
+                path,
+                engine=self.parts.engine,
+                head=self.parts.head,
+                gallery=self.parts.gallery,
+                topology=self.topology,
             )
             self.bad_samples.restore(manifest.data["bad_samples"])
             step = manifest.step
@@ -253,34 +261,6 @@ def summary(records: list[dict[str, Any]], *, steps: int) -> str:
         f"  lr {last['learning_rate']:.2g}  {images / seconds:.0f} images/s"
         f"  data wait {waited / seconds:.0%}  {left // 60}:{left % 60:02d} left"
     )
-
-
-class _StopRequest:
-    """Whether this rank was asked to stop, by the run folder's stop file or by SIGTERM."""
-
-    def __init__(self, folder: Path) -> None:
-        self._file = folder / run_folder.STOP_FILE
-        self._signalled = False
-
-    @property
-    def requested(self) -> bool:
-        return self._signalled or self._file.exists()
-
-    def __enter__(self) -> Self:
-        # Ray runs the training function in a thread, where Python cannot take signals.
-        self._before = (
-            signal.signal(signal.SIGTERM, self._on_signal)
-            if threading.current_thread() is threading.main_thread()
-            else None
-        )
-        return self
-
-    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        self._signalled = True
-
-    def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
 
 
 @contextmanager

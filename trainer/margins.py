@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sharded_fc import ShardedHead, margins
 from sharded_fc.margins import Margin
+from sharded_fc.pool import PoolHead
 from trainer.config_head import ClassMarginsConfig
 from trainer.config_margin import MarginConfig
 from trainer.errors import RunError
@@ -45,7 +46,7 @@ def make_margin(chosen: MarginConfig) -> Margin:
         raise RunError(f"head.margin: {error}") from error
 
 
-def margin_state(head: ShardedHead) -> dict[str, float]:
+def margin_state(head: ShardedHead | PoolHead) -> dict[str, float]:
     """The scalars that the head's margin carries from step to step; waits for the device."""
     state = head.state()
     return {name: state[name] for name in head.margin.initial_state(num_classes=head.num_classes)}

@@ -16,9 +16,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data_pipeline.batch import FaceBatch
-from sharded_fc import ShardedHead, Statistics
+from sharded_fc import Statistics
+from sharded_fc.pool import PoolHead
 from trainer.engine import Engine
+from trainer.gallery import Gallery
 from trainer.layers.batch_norm import apply_statistics, recording
+from trainer.pool import Head, two_views
 from trainer.sample_rules import SampleRules
 from trainer.series import HEAD_STATISTICS
 
@@ -57,17 +60,20 @@ class StepOutcome:
 
 def train_step(
     engine: Engine,
-    head: ShardedHead,
+    head: Head,
     batches: Sequence[FaceBatch],
     *,
     micro_batches: range,
     total_micro_batches: int,
     learning_rate: float,
     rules: SampleRules = ALL_ALIKE,
+    gallery: Gallery | None = None,
 ) -> StepOutcome:
     """Train on one global batch, of which this rank has `batches`, micro-batches `micro_batches`.
 
     `learning_rate` is the backbone's; the head has its own, and `rules` tell it more of samples.
+    A pool takes the halves of each micro-batch as its two views, with features of the `gallery`,
+    which moves first.
     The ranks' shares may be uneven. If the head or the backbone meets a number that is not finite
     on any rank, that part moves on no rank, and the running statistics stay.
     Collectives: the head's, the engine's, one all_reduce of batch statistics.
@@ -79,12 +85,20 @@ def train_step(
     most = -(-total_micro_batches // engine.topology.world_size)
     if engine.equal_forwards and len(batches) < most:
         embeddings.append(engine.forward(batches[0].image))  # outside `recording`: leaves no trace
+    features = []
+    if gallery is not None:
+        gallery.update()
+        features = [gallery.forward(batch.image) for batch in batches]
     timer.end("forward")
 
     used = embeddings[: len(batches)]
     leaf = torch.cat([embedding.detach() for embedding in used]).requires_grad_()
     label = torch.cat([batch.label for batch in batches])
-    output = head(leaf, label, **rules.of(label))
+    if isinstance(head, PoolHead):
+        sizes = [len(batch.label) for batch in batches]
+        output = head(*two_views(leaf, torch.cat(features), label, sizes=sizes))
+    else:
+        output = head(leaf, label, **rules.of(label))
     output.loss.backward()
     assert leaf.grad is not None
     timer.end("head")
