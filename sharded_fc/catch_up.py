@@ -15,9 +15,10 @@ from sharded_fc.optimizer import SGD, AdamW, Optimizer
 from sharded_fc.partition import chunks
 from sharded_fc.rounding import round_stochastically, rounding_key
 from sharded_fc.step_products import StepProducts
-from sharded_fc.storage import Rows, RowSlice, working_dtype
+from sharded_fc.storage import Rows, working_dtype
 
 _ROWS_AT_A_TIME = 4096
+_OWN_CHANCES = 16  # rounding keys below it belong to the tables an optimizer keeps
 
 
 def idle_step(optimizer: Optimizer, *, learning_rate: float) -> list[list[float]]:
@@ -56,10 +57,16 @@ class CatchUp:
     """
 
     def __init__(
-        self, optimizer: Optimizer, rows: Rows, *, ratios: Sequence[tuple[int, int, float]]
+        self,
+        optimizer: Optimizer,
+        rows: Rows,
+        *,
+        ratios: Sequence[tuple[int, int, float]],
+        seed: int,
     ) -> None:
         idle_step(optimizer, learning_rate=0.0)  # refuses what has no such form
         self._optimizer = optimizer
+        self._seed = seed
         self._rows = rows
         device = rows.centre.device
         self._factors = sorted({1.0, *(ratio for _, _, ratio in ratios)})
@@ -75,33 +82,22 @@ class CatchUp:
         self._products.clear()
         self._reached.zero_()
 
-    def centres(
-        self,
-        centre: Float[Tensor, "n dim"],
-        states: dict[str, Tensor],
-        index: Int[Tensor, " n"],
-    ) -> None:
-        """Bring the centres alone, in the working dtype, to the present; states are read."""
-        matrix = self._missed(index).to(centre.dtype)
-        centre.mul_(matrix[:, 0, :1])
-        for state in states.values():
-            if state.shape == centre.shape:
-                centre.addcmul_(state, matrix[:, 0, 1:])
+    def centres(self, index: Int[Tensor, " n"], *, step: Int[Tensor, ""]) -> Float[Tensor, "n dim"]:
+        """The rows' centres as `bring` would leave them; `step` counts the head's steps so far."""
+        return self._present(index, step, states=False)["centre"]
 
-    def slice(self, rows: RowSlice, index: Int[Tensor, " n"]) -> None:
-        """Bring gathered rows, in the working dtype, to the present."""
-        matrix = self._missed(index).to(rows.centre.dtype)
-        for state in rows.state.values():
-            coupled = state.shape == rows.centre.shape
-            old = rows.centre.clone() if coupled else None
-            rows.centre.mul_(matrix[:, 0, :1])
-            if coupled:
-                rows.centre.addcmul_(state, matrix[:, 0, 1:])
-            state.mul_(matrix[:, 1, 1:])
-            if old is not None:
-                state.addcmul_(old, matrix[:, 1, :1])
-        if not rows.state:
-            rows.centre.mul_(matrix[:, 0, :1])
+    def bring(
+        self, index: Int[Tensor, " n"], *, step: Int[Tensor, ""], skip: Bool[Tensor, ""]
+    ) -> None:
+        """Bring rows and what is kept for them to the present, unless `skip`.
+
+        `step()` has to follow, which remembers that they are.
+        """
+        if skip.is_cpu and bool(skip):
+            return
+        rows = self._rows.at(index)
+        for name, value in self._present(index, step, states=True).items():
+            rows.write(name, value if skip.is_cpu else torch.where(skip, rows.read(name), value))
 
     def step(
         self, visited: Sequence[Int[Tensor, " _"]], *, learning_rate: float, skip: Bool[Tensor, ""]
@@ -118,28 +114,42 @@ class CatchUp:
             reached = torch.where(skip, self._reached[index], self._products.count)
             self._reached[index] = reached
 
-    def finish(self, *, seed: int, step: Int[Tensor, ""]) -> None:
+    def finish(self, *, step: Int[Tensor, ""]) -> None:
         """Bring all rows to the present, so that nothing of the past is needed any more."""
         if not self._products.most:
             return
+        device = self._reached.device
+        go = torch.zeros((), dtype=torch.bool, device=device)
         for start, stop in chunks(len(self._rows), _ROWS_AT_A_TIME):
-            kept = self._rows.view(start, stop)
-            dtype = working_dtype(kept.centre.dtype)
-            moved = RowSlice(
-                centre=kept.centre.to(dtype, copy=True),
-                state={name: tensor.to(dtype, copy=True) for name, tensor in kept.state.items()},
-                first=kept.first,
-            )
-            self.slice(moved, torch.arange(start, stop, device=kept.centre.device))
-            tables = {"centre": kept.centre, **kept.state}
-            for number, (name, table) in enumerate(tables.items()):
-                value = moved.centre if name == "centre" else moved.state[name]
-                if table.dtype.itemsize == 2:
-                    # Other chances than those of the step to come, which rounds the same tensors.
-                    key = rounding_key(seed=seed, step=step, tensor=len(tables) + number)
-                    value = round_stochastically(value, table.dtype, key=key, first_row=kept.first)
-                table.copy_(value)
+            self._rows.ready(start, stop)
+            self.bring(torch.arange(start, stop, device=device), step=step, skip=go)
         self.restart()
+
+    def _present(self, index: Tensor, step: Tensor, *, states: bool) -> dict[str, Tensor]:
+        """Each table's rows after the steps they missed, rounded as they are kept."""
+        rows = self._rows.at(index)
+        dtype = working_dtype(rows.centre.dtype)
+        matrix = self._missed(index).to(dtype)
+        centre = rows.read("centre").to(dtype)
+        found = {"centre": centre * matrix[:, 0, :1]}
+        for name in rows.state:  # at most one
+            state = rows.read(name).to(dtype)
+            coupled = state.shape == centre.shape
+            if coupled:
+                found["centre"].addcmul_(state, matrix[:, 0, 1:])
+            if states:
+                found[name] = state * matrix[:, 1, 1:]
+                if coupled:
+                    found[name].addcmul_(centre, matrix[:, 1, :1])
+        for number, (name, value) in enumerate(found.items()):
+            kept = rows.centre if name == "centre" else rows.state[name]
+            if kept.dtype.itemsize == 2:
+                # Other chances than those of the step to come, which rounds the same tensors.
+                key = rounding_key(seed=self._seed, step=step, tensor=_OWN_CHANCES + number)
+                found[name] = round_stochastically(
+                    value, kept.dtype, key=key, first_row=index + rows.first
+                )
+        return found
 
     def _missed(self, index: Tensor) -> Tensor:
         if not len(self._edges):

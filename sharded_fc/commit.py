@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sharded_fc.collectives import scatter_gradient
-from sharded_fc.forward import Pass, Problem
+from sharded_fc.forward import Pass
+from sharded_fc.problem import Problem
 
 
 class Commit(torch.autograd.Function):

@@ -11,10 +11,10 @@ from sharded_fc import arguments
 from sharded_fc.arguments import OptimizerName, Unlabelled
 from sharded_fc.catch_up import CatchUp
 from sharded_fc.collectives import Ranks
-from sharded_fc.forward import Problem
 from sharded_fc.margins import Margin
 from sharded_fc.optimizer import Optimizer
 from sharded_fc.partition import bounds
+from sharded_fc.problem import Problem
 from sharded_fc.sampling.options import Sampling
 from sharded_fc.sampling.sampler import Sampler
 from sharded_fc.softmax import ChunkedSoftmax, Kernels
@@ -95,7 +95,7 @@ def make_problem(
         initial_columns=embedding_dim,
     )
     own_ratios = _counted_within(rows, ratios, sub_centres)
-    catch_up = _catch_up(sampling, chosen, rows, own_ratios)
+    catch_up = _catch_up(sampling, chosen, rows, own_ratios, seed)
     if kept_bytes is None:
         kept_bytes = max(KEPT_BYTES, rows.bytes // KEPT_SHARE)
     softmax = ChunkedSoftmax(
@@ -154,7 +154,8 @@ def _catch_up(
     optimizer: Optimizer,
     rows: Rows,
     ratios: Sequence[tuple[int, int, float]],
+    seed: int,
 ) -> CatchUp | None:
     if sampling is None or sampling.untouched == "frozen":
         return None
-    return CatchUp(optimizer, rows, ratios=ratios)
+    return CatchUp(optimizer, rows, ratios=ratios, seed=seed)

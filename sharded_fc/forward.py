@@ -5,13 +5,14 @@ Nothing here changes rows or scalars; what the backward needs is kept in the `Pa
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sharded_fc.arguments import Agreement, Unlabelled, View, agree
-from sharded_fc.collectives import Layout, Ranks, gather_batch
+from sharded_fc.arguments import Agreement, View, agree
+from sharded_fc.collectives import Layout, gather_batch
 from sharded_fc.combine import (
     Batch,
     Outcome,
@@ -22,48 +23,14 @@ from sharded_fc.combine import (
     summarise,
     sums_stay_in_range,
 )
-from sharded_fc.margins import Adjustment, Margin, Samples
+from sharded_fc.margins import Adjustment, Samples
 from sharded_fc.margins.base import Scalars
 from sharded_fc.partition import default_chunk
-from sharded_fc.parts import Part, Ratios, Whole
-from sharded_fc.sampling.sampler import Sampler
-from sharded_fc.softmax import ChunkedSoftmax, Visit
+from sharded_fc.parts import Part, Whole
+from sharded_fc.problem import Problem
+from sharded_fc.softmax import Visit
 from sharded_fc.targets import SHORTEST, Targets
 from sharded_fc.tile import Rules, in_logits
-
-
-@dataclass(frozen=True, kw_only=True)
-class Problem:
-    """What stays the same from call to call.
-
-    `class_margin` is that of this rank's classes; `ratios` count rows within the partition.
-    """
-
-    num_classes: int
-    embedding_dim: int
-    margin: Margin
-    scale: float
-    unlabelled: Unlabelled
-    conflict_cosine: float | None
-    class_margin: Float[Tensor, " own_classes"] | None
-    chunk_classes: int | None
-    ratios: Ratios
-    clip_row_norm: float | None
-    seed: int
-    device: torch.device
-    ranks: Ranks
-    softmax: ChunkedSoftmax
-    sampler: Sampler | None
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The working dtype."""
-        return self.softmax.working_dtype
-
-    @property
-    def negative_weight(self) -> float:
-        """What multiplies the negatives' terms of a sigmoid loss."""
-        return getattr(self.margin, "negative_weight", 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +92,7 @@ def run_forward(
     )
     unit, inverse, norm = _normalise(problem, views)
     batch = _gather(problem, agreement, views, unit, norm)
-    targets = softmax.targets(batch)
+    targets = softmax.targets(batch, step=step)
     waited = problem.ranks.start_all_gather(_target_table(problem, batch, targets))
 
     def adjust() -> tuple[Tensor, Adjustment]:
@@ -156,14 +123,17 @@ def run_forward(
     chunk = _chunk(problem, len(batch.label))
     shift = _shift(problem, rules)
     parts = _parts(problem, batch, step=step, chunk=chunk)
-    visit = softmax.first_visit(batch, rules, parts, chunk=chunk, shift=shift, keep=keep)
+    first_visit = partial(
+        softmax.first_visit, batch, rules, parts, chunk=chunk, keep=keep, step=step
+    )
+    visit = first_visit(shift=shift)
     tables = problem.ranks.all_gather(visit.measures)
     target_cosine, adjustment = early or adjust()
     used_maximum = torch.zeros((), dtype=torch.bool, device=problem.device)
     if shift is not None and _may_leave_range(problem, rules):
         used_maximum = out_of_range(tables, batch, adjustment, scale=scale, dtype=problem.dtype)
         if bool(used_maximum):
-            visit = softmax.first_visit(batch, rules, parts, chunk=chunk, shift=None, keep=keep)
+            visit = first_visit(shift=None)
             tables = problem.ranks.all_gather(visit.measures)
     outcome = combine(
         tables,

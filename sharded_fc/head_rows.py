@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sharded_fc.export import export_centres
-from sharded_fc.forward import Problem
 from sharded_fc.nearest import Nearest, nearest
+from sharded_fc.problem import Problem
 from sharded_fc.storage import Block, Rows
 from sharded_fc.suggestions import Suggestions, merge_suggestions
 from sharded_fc.summary import Summary, summarise_rows
@@ -156,7 +156,7 @@ class HeadRows:
     def _present_rows(self) -> Rows:
         softmax = self._problem.softmax
         if softmax.catch_up is not None:
-            softmax.catch_up.finish(seed=softmax.seed, step=self._step)
+            softmax.catch_up.finish(step=self._step)
         return softmax.rows
 
     def _fill(self, rows: Iterable[Block], *, centres_only: bool) -> None:

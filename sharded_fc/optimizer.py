@@ -65,7 +65,7 @@ class SGD:
         if self.weight_decay:
             gradient += centre * self.weight_decay
         if self.momentum:
-            momentum = rows.state["momentum"].to(gradient.dtype) * self.momentum + gradient
+            momentum = rows.read("momentum").to(gradient.dtype) * self.momentum + gradient
             store("momentum", momentum)
             direction = gradient + momentum * self.momentum if self.nesterov else momentum
         else:
@@ -123,9 +123,9 @@ class AdamW:
         store = _store(rows, learning_rate=learning_rate, step=step, seed=seed, skip=skip)
         centre, gradient = _widened(rows, gradient)
         _turn(gradient, along, centre)
-        mean = rows.state["mean"].to(dtype)
+        mean = rows.read("mean").to(dtype)
         mean = mean + (gradient - mean) * mean_share
-        square = rows.state["square"].to(dtype) * self.betas[1]
+        square = rows.read("square").to(dtype) * self.betas[1]
         square += gradient.square_().mul_(square_share)
         store("mean", mean)
         store("square", square)
@@ -176,7 +176,7 @@ class RowWise:
         centre, gradient = _widened(rows, gradient)
         _turn(gradient, along, centre)
         mean_square = _row_sums(gradient.square()).mul_(inverse_dim)
-        square = rows.state["square"] * self.beta + mean_square * share
+        square = rows.read("square") * self.beta + mean_square * share
         store("square", square)
         rate = (_root(square) + self.eps).reciprocal_().mul_(learning_rate)
         store("centre", centre * decay - gradient * rate)
@@ -201,14 +201,14 @@ def _natively(
     tables = [rows.centre, *rows.state.values()]
     number = int(step)
     keys = [key_of(seed, ROUNDING, tensor, number) for tensor in range(len(tables))]
-    operands = native.Operands(tables, keys, rows.first, gradient, along)
+    operands = native.Operands(tables, keys, rows.first, gradient, along, rows.index)
     return native.update(kind, operands, numbers)
 
 
 def _widened(rows: RowSlice, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """The centres and the gradient in the working dtype."""
     dtype = working_dtype(rows.centre.dtype)
-    return rows.centre.to(dtype), gradient.to(dtype)
+    return rows.read("centre").to(dtype), gradient.to(dtype)
 
 
 def _turn(gradient: Tensor, along: Tensor | None, centre: Tensor) -> None:
@@ -243,8 +243,8 @@ def _store(
         kept = rows.centre if name == "centre" else rows.state[name]
         if kept.dtype.itemsize == 2:
             key = rounding_key(seed=seed, step=step, tensor=names.index(name))
-            value = round_stochastically(value, kept.dtype, key=key, first_row=rows.first)
-        kept.copy_(value if kept.is_cpu else torch.where(skip, kept, value))
+            value = round_stochastically(value, kept.dtype, key=key, first_row=rows.number)
+        rows.write(name, value if kept.is_cpu else torch.where(skip, rows.read(name), value))
 
     return keep
 

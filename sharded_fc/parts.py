@@ -12,7 +12,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sharded_fc.catch_up import CatchUp
-from sharded_fc.row_buffers import RowBuffers, Writing
 from sharded_fc.storage import Rows, RowSlice
 from sharded_fc.tile import CONFLICTS, SIGMOIDS, TOTAL, Rules, Weights
 
@@ -85,21 +84,18 @@ class Whole:
         """The same ranges of rows in the part's order."""
         return ratios
 
-    def centre(self, start: int, stop: int) -> Float[Tensor, "rows dim"]:
-        """Rows to be read."""
+    def centre(self, start: int, stop: int, *, step: Int[Tensor, ""]) -> Float[Tensor, "rows dim"]:
+        """Rows to be read; `step` counts the head's steps so far."""
         self.rows.ready(start, stop)
         return self.rows.centre[start:stop]
 
-    def open(self, start: int, stop: int) -> RowSlice:
-        """Rows to be changed, until `close`."""
+    def open(self, start: int, stop: int, *, step: Int[Tensor, ""], skip: Tensor) -> RowSlice:
+        """Rows to be changed where they are, unless `skip`."""
         return self.rows.view(start, stop)
-
-    def close(self, start: int, stop: int, changed: RowSlice, how: Writing) -> None:
-        """Keep what was changed: here in place already."""
 
 
 class Chosen:
-    """The rows of some classes, gathered a chunk at a time."""
+    """The rows of some classes, read into a buffer and changed where they are."""
 
     def __init__(
         self,
@@ -107,16 +103,16 @@ class Chosen:
         *,
         rows: Rows,
         sub_centres: int,
-        buffers: RowBuffers,
+        buffer: Float[Tensor, "chunk dim"],
         catch_up: CatchUp | None,
         own: bool,
         weight: Weight,
     ) -> None:
         """`classes` are global numbers of this partition, ascending; `own`: samples' may be in."""
         self.weight = weight
-        self.table = buffers.centre
+        self.table = buffer
+        self._rows = rows
         self._classes = classes
-        self._buffers = buffers
         self._catch_up = catch_up
         self._own = own
         inside = torch.arange(sub_centres, device=classes.device)
@@ -148,25 +144,20 @@ class Chosen:
         pairs = zip(place[::2], place[1::2], ratios, strict=True)
         return [(first, last, factor) for first, last, (_, _, factor) in pairs]
 
-    def centre(self, start: int, stop: int) -> Float[Tensor, "rows dim"]:
-        """See `Whole`; valid until anything else is read."""
+    def centre(self, start: int, stop: int, *, step: Int[Tensor, ""]) -> Float[Tensor, "rows dim"]:
+        """See `Whole`; valid until the next call."""
         index = self.index[start:stop]
-        centre = self._buffers.centres(index)
         if self._catch_up is not None:
-            self._catch_up.centres(centre, self._buffers.states(index), index)
-        return centre
+            return self._catch_up.centres(index, step=step)
+        out = self.table[: len(index)]
+        return torch.index_select(self._rows.centre, 0, index, out=out)
 
-    def open(self, start: int, stop: int) -> RowSlice:
-        """See `Whole`; one slice at a time."""
+    def open(self, start: int, stop: int, *, step: Int[Tensor, ""], skip: Tensor) -> RowSlice:
+        """See `Whole`; brought to the present."""
         index = self.index[start:stop]
-        rows = self._buffers.slice(index)
         if self._catch_up is not None:
-            self._catch_up.slice(rows, index)
-        return rows
-
-    def close(self, start: int, stop: int, changed: RowSlice, how: Writing) -> None:
-        """See `Whole`."""
-        self._buffers.write(self.index[start:stop], changed, how)
+            self._catch_up.bring(index, step=step, skip=skip)
+        return self._rows.at(index)
 
 
 Part = Whole | Chosen

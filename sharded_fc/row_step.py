@@ -43,11 +43,17 @@ def step_rows(
     if step.clip_row_norm is not None:
         gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
         if along is not None:
-            gradient.addcmul_(rows.centre.to(gradient.dtype), along.unsqueeze(1), value=-1.0)
+            gradient.addcmul_(
+                rows.read("centre").to(gradient.dtype), along.unsqueeze(1), value=-1.0
+            )
             along = None
         norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
         gradient.mul_((step.clip_row_norm / norm).clamp_max_(1.0))
-    update = optimizer.update if kernels is None else partial(kernels.update, optimizer)
+    # The kernels step rows that lie together.
+    if kernels is None or rows.index is not None:
+        update = optimizer.update
+    else:
+        update = partial(kernels.update, optimizer)
     begin = of_pieces[0][0]
     for first, last, ratio in of_pieces:
         if ratio == 0.0:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sharded_fc import kernels, native_tile, tile
@@ -24,7 +24,6 @@ from sharded_fc.operands import Operands
 from sharded_fc.optimizer import Optimizer
 from sharded_fc.partition import pieces
 from sharded_fc.parts import Part, weigh_gradients, weigh_sums
-from sharded_fc.row_buffers import Writing
 from sharded_fc.row_step import Step, step_rows
 from sharded_fc.storage import Rows
 from sharded_fc.targets import SHORTEST, Targets, find_targets
@@ -86,11 +85,13 @@ class ChunkedSoftmax:
         chunk: int,
         shift: Float[Tensor, ""] | None,
         keep: bool,
+        step: Int[Tensor, ""],
     ) -> Visit:
         """Sum exp(logit - shift) over the negatives in `parts`, and what else `tile` measures.
 
         `shift=None` lets it follow each sample's largest logit. With `keep`, the products of as
-        many chunks as fit the budget are kept. Only the first part may have a weight.
+        many chunks as fit the budget are kept. Only the first part may have a weight. `step`
+        counts the steps before this one.
         """
         operands = self._operands_for(chunk, batch.embedding, parts[0].table)
         measures = batch.weight.new_zeros(MEASURES, len(batch.label))
@@ -103,7 +104,8 @@ class ChunkedSoftmax:
         for which, part in enumerate(parts):
             for piece in self._pieces(parts, which, rules, chunk):
                 inverse = inverse_norm[piece.place]
-                rows = self._measure(operands, part.centre(piece.start, piece.stop), inverse)
+                centre = part.centre(piece.start, piece.stop, step=step)
+                rows = self._measure(operands, centre, inverse)
                 product = self._place(operands, piece.number, len(inverse), kept)
                 self._sum(
                     operands,
@@ -142,14 +144,13 @@ class ChunkedSoftmax:
         weights = operands.fit(weights, largest, sigmoid=sigmoid)
         kept = visit.kept if self._kept_for is visit else 0
         embedding_gradient = torch.zeros_like(batch.embedding)
-        writing = Writing(skip=step.skip, step=step.number, seed=self.seed)
         for which, part in enumerate(parts):
             ratios = part.ratios(step.ratios)
             of_part = weigh_gradients(weights, part.weight, sigmoid=sigmoid)
             for piece in self._pieces(parts, which, rules, chunk):
                 inverse = visit.inverse_norm[piece.place]
-                changed = part.open(piece.start, piece.stop)
-                rows = operands.rows(changed.centre, inverse)
+                centre = part.centre(piece.start, piece.stop, step=step.number)
+                rows = operands.rows(centre, inverse)
                 product = self._place(operands, piece.number, len(inverse), kept)
                 gradient, along = self._gradient(
                     operands,
@@ -165,7 +166,7 @@ class ChunkedSoftmax:
                 operands.add_embedding_gradient(embedding_gradient, gradient, rows)
                 row_gradient = operands.row_gradients(gradient, inverse)
                 step_rows(
-                    changed,
+                    part.open(piece.start, piece.stop, step=step.number, skip=step.skip),
                     row_gradient,
                     along if self.normalised else None,
                     pieces(piece.start, piece.stop, ratios),
@@ -174,14 +175,13 @@ class ChunkedSoftmax:
                     kernels=self._kernels,
                     seed=self.seed,
                 )
-                part.close(piece.start, piece.stop, changed, writing)
         if self.catch_up is not None:
             visited = [part.index for part in parts]
             self.catch_up.step(visited, learning_rate=step.learning_rate, skip=step.skip)
         self._kept_for = None
         return embedding_gradient
 
-    def targets(self, batch: Batch) -> Targets:
+    def targets(self, batch: Batch, *, step: Int[Tensor, ""]) -> Targets:
         """Each sample's nearest row of its own class, where that lives here."""
         return find_targets(
             batch,
@@ -189,6 +189,7 @@ class ChunkedSoftmax:
             sub_centres=self.sub_centres,
             normalised=self.normalised,
             catch_up=self.catch_up,
+            step=step,
         )
 
     def _measure(self, operands: Operands, centre: Tensor, inverse: Tensor) -> Tensor:

@@ -5,10 +5,10 @@ head of any size costs nothing and a resumed one writes each row once.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sharded_fc.initial import initial_rows
@@ -22,15 +22,39 @@ _PIECE_ROWS = 1024  # what is made ready at once: 2 MiB of float32 at 512 column
 
 @dataclass(frozen=True)
 class RowSlice:
-    """Views of some consecutive rows: writing to them writes to the table."""
+    """Some rows, to be read and written where they are.
 
-    centre: Float[Tensor, "n dim"]
+    Views of consecutive rows; or, with an `index`, tables of which it names the rows, none twice.
+    """
+
+    centre: Float[Tensor, "_ dim"]
     state: dict[str, Tensor]
     first: int
-    """The global number of the first row."""
+    """The global number of the tensors' first row."""
+    index: Int[Tensor, " n"] | None = None
+
+    def read(self, name: str) -> Float[Tensor, "n _"]:
+        """The rows' centres, or what is kept for them under another name."""
+        table = self.centre if name == "centre" else self.state[name]
+        return table if self.index is None else table[self.index]
+
+    def write(self, name: str, value: Float[Tensor, "n _"]) -> None:
+        """Put rows of any dtype where `read` finds them."""
+        table = self.centre if name == "centre" else self.state[name]
+        if self.index is None:
+            table.copy_(value)
+        else:
+            table[self.index] = value.to(table.dtype)
+
+    @property
+    def number(self) -> int | Int[Tensor, " n"]:
+        """The global number of the first row, or those of all."""
+        return self.first if self.index is None else self.index + self.first
 
     def cut(self, here: slice) -> "RowSlice":
         """Some of them; `here` has a start and no step."""
+        if self.index is not None:
+            return replace(self, index=self.index[here])
         state = {name: tensor[here] for name, tensor in self.state.items()}
         return RowSlice(self.centre[here], state, self.first + here.start)
 
@@ -101,6 +125,10 @@ class Rows:
             state={name: tensor[start:stop] for name, tensor in self.state.items()},
             first=self.start + start,
         )
+
+    def at(self, index: Int[Tensor, " n"]) -> RowSlice:
+        """The rows of these numbers, counted within this partition; all rows are `ready`."""
+        return RowSlice(self.centre, self.state, self.start, index)
 
     def blocks(self, block: int) -> Iterator[Block]:
         """Copies on the host, `block` rows at a time, each with its first global row."""

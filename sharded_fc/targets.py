@@ -28,7 +28,13 @@ class Targets:
 
 
 def find_targets(
-    batch: Batch, rows: Rows, *, sub_centres: int, normalised: bool, catch_up: CatchUp | None
+    batch: Batch,
+    rows: Rows,
+    *,
+    sub_centres: int,
+    normalised: bool,
+    catch_up: CatchUp | None,
+    step: Int[Tensor, ""],
 ) -> Targets:
     """Each sample's nearest row of its own class, where that lives among `rows`.
 
@@ -39,7 +45,9 @@ def find_targets(
     here = batch.labelled & (row[:, 0] >= 0) & (row[:, 0] < len(rows))
     rows.ready(0, len(rows))
     row = row.clamp(0, len(rows) - 1)
-    own = _present(rows, row.flatten(), batch.embedding.dtype, catch_up).unflatten(0, row.shape)
+    index = row.flatten()
+    own = rows.centre[index] if catch_up is None else catch_up.centres(index, step=step)
+    own = own.to(batch.embedding.dtype).unflatten(0, row.shape)
     product = (own * batch.embedding.unsqueeze(1)).sum(2)
     if normalised:
         norm = torch.linalg.vector_norm(own, dim=2)
@@ -47,12 +55,3 @@ def find_targets(
     cosine, nearest = product.max(1, keepdim=True)
     cosine = torch.where(here, cosine.squeeze(1).double(), 0.0)
     return Targets(cosine, row.gather(1, nearest).squeeze(1), here)
-
-
-def _present(rows: Rows, index: Tensor, dtype: torch.dtype, catch_up: CatchUp | None) -> Tensor:
-    """Copies of some rows, with all that steps did to them."""
-    own = rows.centre[index].to(dtype)
-    if catch_up is not None:
-        states = {name: table[index].to(dtype) for name, table in rows.state.items()}
-        catch_up.centres(own, states, index)
-    return own

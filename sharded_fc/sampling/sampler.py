@@ -6,7 +6,6 @@ from torch import Tensor
 
 from sharded_fc.catch_up import CatchUp
 from sharded_fc.parts import Chosen, Weight
-from sharded_fc.row_buffers import RowBuffers
 from sharded_fc.sampling.inclusion import most_on_rank
 from sharded_fc.sampling.options import Sampling
 from sharded_fc.storage import Rows
@@ -32,7 +31,7 @@ class Sampler:
         self._corrected = sampling.correction == "logq"
         self._draw = sampling.draw(num_classes, seed=seed)
         self._catch_up = catch_up
-        self._buffers: RowBuffers | None = None
+        self._buffer = rows.centre[:0]
         drawn = self._draw.drawn_blocks * self._draw.block
         self.most_rows = sub_centres * max(
             64,  # a few positives at least
@@ -55,25 +54,18 @@ class Sampler:
         own = positives[(positives >= self._start) & (positives < self._stop)]
         rate = rate.clamp_min(torch.finfo(rate.dtype).tiny)  # 0 where nothing is drawn
         weight = Weight(term=-rate.log() if self._corrected else None, count=1.0 / rate)
-        buffers = self._buffers_of(chunk)
-        return self._chosen(drawn, buffers, own=False, weight=weight), self._chosen(
-            own, buffers, own=True, weight=Weight()
-        )
+        if len(self._buffer) != chunk:
+            self._buffer = self._rows.centre.new_empty(chunk, self._rows.centre.shape[1])
+        others = self._chosen(drawn, own=False, weight=weight)
+        return others, self._chosen(own, own=True, weight=Weight())
 
-    def _chosen(self, classes: Tensor, buffers: RowBuffers, *, own: bool, weight: Weight) -> Chosen:
+    def _chosen(self, classes: Tensor, *, own: bool, weight: Weight) -> Chosen:
         return Chosen(
             classes,
             rows=self._rows,
             sub_centres=self._sub_centres,
-            buffers=buffers,
+            buffer=self._buffer,
             catch_up=self._catch_up,
             own=own,
             weight=weight,
         )
-
-    def _buffers_of(self, capacity: int) -> RowBuffers:
-        kept = self._buffers
-        if kept is None or kept.capacity < capacity:
-            self._buffers = None  # freed before the new ones are made
-            kept = self._buffers = RowBuffers(self._rows, capacity)
-        return kept

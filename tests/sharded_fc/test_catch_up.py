@@ -8,7 +8,7 @@ import torch
 from sharded_fc.catch_up import CatchUp, idle_step
 from sharded_fc.optimizer import SGD, AdamW, RowWise
 from sharded_fc.reference.optimizers import NAMES, make_optimizer
-from sharded_fc.storage import Rows, RowSlice
+from sharded_fc.storage import Rows
 
 DIM = 8
 GAPS = (1, 10, 100, 1000, 10_000)
@@ -20,6 +20,7 @@ RULES = [
     RowWise(beta=0.999, weight_decay=5e-4),
 ]
 GO = torch.zeros((), dtype=torch.bool)
+ZERO = torch.zeros((), dtype=torch.int64)
 
 
 def rate(step, *, warm=500, total=10_000, highest=0.1):
@@ -68,13 +69,19 @@ def dense(rule, rows):
 
 
 def present(catch_up, rows):
-    index = torch.arange(len(rows))
-    found = RowSlice(rows.centre.clone(), {n: t.clone() for n, t in rows.state.items()}, 0)
-    catch_up.slice(found, index)
-    alone = rows.centre.clone()
-    catch_up.centres(alone, {name: t.clone() for name, t in rows.state.items()}, index)
-    assert torch.equal(alone, found.centre)
-    return {"centre": found.centre, **found.state}
+    """All rows as they would be brought to the present; nothing changes."""
+    index, before = torch.arange(len(rows)), copies(rows)
+    alone = catch_up.centres(index, step=ZERO)
+    catch_up.bring(index, step=ZERO, skip=GO)
+    found = copies(rows)
+    assert torch.equal(alone, found["centre"])
+    for name, value in before.items():
+        (rows.centre if name == "centre" else rows.state[name]).copy_(value)
+    return found
+
+
+def copies(rows):
+    return {name: table.clone() for name, table in {"centre": rows.centre, **rows.state}.items()}
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
@@ -89,7 +96,7 @@ def test_rows_idle_for_up_to_ten_thousand_steps_are_where_the_dense_optimizer_ha
     ):
         table.copy_(other)
     step, now = dense(rule, exact)
-    catch_up = {rows: CatchUp(rule, rows, ratios=()) for rows in (exact, single)}
+    catch_up = {rows: CatchUp(rule, rows, ratios=(), seed=0) for rows in (exact, single)}
     for number in range(max(GAPS)):
         step(rate(number))
         for each in catch_up.values():
@@ -109,27 +116,24 @@ def test_rows_visited_now_and_then_stay_with_the_dense_optimizer(rule):
     """A row is caught up, moved by the step like all others, and idle again."""
     rows = make_rows(rule, count=7)
     step, now = dense(rule, rows)
-    catch_up = CatchUp(rule, rows, ratios=())
+    catch_up = CatchUp(rule, rows, ratios=(), seed=0)
     generator = torch.Generator().manual_seed(2)
     for number in range(300):
         visited = (torch.rand(7, generator=generator) < 0.1).nonzero().squeeze(1)
-        found = RowSlice(rows.centre[visited], {n: t[visited] for n, t in rows.state.items()}, 0)
-        catch_up.slice(found, visited)
+        catch_up.bring(visited, step=torch.tensor(number), skip=GO)
         learning_rate = rate(number, warm=30, total=300)
         rule.update(
-            found,
-            torch.zeros_like(found.centre),
+            rows.at(visited),
+            torch.zeros(len(visited), DIM, dtype=torch.float64),
             None,
             learning_rate=learning_rate,
             step=torch.tensor(number),
             seed=0,
             skip=GO,
         )
-        rows.centre[visited] = found.centre
-        rows.state["momentum"][visited] = found.state["momentum"]
         catch_up.step([visited], learning_rate=learning_rate, skip=GO)
         step(learning_rate)
-    catch_up.finish(seed=0, step=torch.tensor(300))
+    catch_up.finish(step=torch.tensor(300))
     for name, expected in now().items():
         kept = rows.centre if name == "centre" else rows.state[name]
         # The same steps in another order of operations.
@@ -139,7 +143,7 @@ def test_rows_visited_now_and_then_stay_with_the_dense_optimizer(rule):
 def test_a_skipped_step_is_none():
     rule = RULES[0]
     rows = make_rows(rule)
-    catch_up, plain = (CatchUp(rule, rows, ratios=()) for _ in range(2))
+    catch_up, plain = (CatchUp(rule, rows, ratios=(), seed=0) for _ in range(2))
     index = torch.tensor([1, 3])
     for number in range(50):
         skip = number % 4 == 0
@@ -155,9 +159,9 @@ def test_a_skipped_step_is_none():
 def test_each_range_of_rows_follows_its_own_learning_rate_and_frozen_rows_keep_their_bits():
     rule = RULES[0]
     rows = make_rows(rule, count=9)
-    catch_up = CatchUp(rule, rows, ratios=[(-2, 3, 0.0), (4, 6, 2.0), (6, 20, 0.5)])
+    catch_up = CatchUp(rule, rows, ratios=[(-2, 3, 0.0), (4, 6, 2.0), (6, 20, 0.5)], seed=0)
     twins = {ratio: dense(rule, rows) for ratio in (1.0, 2.0, 0.5)}
-    before = {"centre": rows.centre.clone(), "momentum": rows.state["momentum"].clone()}
+    before = copies(rows)
     for number in range(100):
         catch_up.step([], learning_rate=rate(number), skip=GO)
         for ratio, (step, _) in twins.items():
@@ -175,12 +179,12 @@ def test_two_byte_rows_are_rounded_to_their_present_values_without_bias():
     rows = make_rows(rule, count=4096, dtype=torch.bfloat16)
     rows.centre.fill_(1.0)
     rows.state["momentum"].fill_(0.25)
-    catch_up = CatchUp(rule, rows, ratios=())
+    catch_up = CatchUp(rule, rows, ratios=(), seed=0)
     factor = torch.eye(2, dtype=torch.float64)
     for _ in range(10):
         catch_up.step([], learning_rate=0.01, skip=GO)
         factor = torch.tensor(idle_step(rule, learning_rate=0.01), dtype=torch.float64) @ factor
-    catch_up.finish(seed=0, step=torch.tensor(10))
+    catch_up.finish(step=torch.tensor(10))
     start = torch.tensor([1.0, 0.25], dtype=torch.float64)
     for table, expected in zip((rows.centre, rows.state["momentum"]), factor @ start, strict=True):
         # A unit of the last place is 2^-8 of the value; five standard errors of the mean.
@@ -191,4 +195,4 @@ def test_two_byte_rows_are_rounded_to_their_present_values_without_bias():
 def test_adamw_is_refused_with_what_to_use():
     rows = make_rows(AdamW())
     with pytest.raises(ValueError, match="use 'sgd', 'nesterov' or 'rowwise', or untouched"):
-        CatchUp(AdamW(), rows, ratios=())
+        CatchUp(AdamW(), rows, ratios=(), seed=0)
