@@ -18,6 +18,10 @@ def changes(parameters: Parameters) -> list[str]:
     """What one row of parameters does, in the order in which it is done; empty for nothing."""
     window = float((parameters.window_stop - parameters.window_start)[0, 0])
     grey = parameters.saturation[0] == 0
+    colours = {
+        name: float(getattr(parameters, name)[0]) - 1
+        for name in ("saturation", "brightness", "contrast")
+    }
     said = {
         f"{window:.0%} of each side": window < 1,
         "partly covered": parameters.covered[0],
@@ -26,9 +30,10 @@ def changes(parameters: Parameters) -> list[str]:
         f"JPEG quality {parameters.jpeg_quality[0]}": parameters.compressed[0],
         "grey": grey,
         f"hue {parameters.hue_deg[0]:+.0f}°": abs(parameters.hue_deg[0]) >= 0.5 and not grey,
-        f"saturation x {parameters.saturation[0]:.2f}": not grey and parameters.saturation[0] != 1,
-        f"brightness x {parameters.brightness[0]:.2f}": parameters.brightness[0] != 1,
-        f"contrast x {parameters.contrast[0]:.2f}": parameters.contrast[0] != 1,
+        **{
+            f"{name} {change:+.0%}": abs(change) >= 0.005 and not (grey and name == "saturation")
+            for name, change in colours.items()
+        },
         "mirrored": parameters.flip[0],
     }
     return [words for words, happens in said.items() if happens]

@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 
-from cluster.browse.layout import cards, choice_field, heading, number_field, picture
+from cluster.browse.layout import cards, choice_field, heading, neighbours, number_field, picture
 from cluster.browse.links import Treatment
 from cluster.browse.shown import Shown
 from data_pipeline.browse_changes import changes, parameters_of
@@ -56,6 +56,7 @@ def face(shown: Shown, sample: int, treatment: Treatment) -> bytes:
             _facts(facts),
             class_="stored",
         ),
+        _others(shown, sample, label, treatment) if exists else Html(),
         section("As the network sees it", _form(shown, sample, treatment)),
         _epochs(shown, sample, treatment),
         section(f"With every preset, in epoch {treatment.epoch}"),
@@ -75,6 +76,18 @@ def _place(shown: Shown, sample: int) -> tuple[int, int]:
     shards = shown.dataset.shards
     number = bisect_right(shards, sample, key=lambda shard: shard.first_sample) - 1
     return number, sample - shards[number].first_sample
+
+
+def _others(shown: Shown, sample: int, label: int, treatment: Treatment) -> Html:
+    """The way to the identity's images before and after."""
+    samples = shown.album.samples(label).tolist()
+    place = samples.index(sample)
+    before, after = samples[:place][-1:], samples[place + 1 :][:1]
+    return neighbours(
+        "Image",
+        shown.links.face(before[0], treatment) if before else None,
+        shown.links.face(after[0], treatment) if after else None,
+    )
 
 
 def _facts(facts: list[tuple[str, str | Html]]) -> Html:
@@ -101,21 +114,22 @@ def _epochs(shown: Shown, sample: int, treatment: Treatment) -> Html:
         [
             _view(shown, sample, treatment._replace(epoch=epoch), f"Epoch {epoch}")
             for epoch in epochs
-        ]
+        ],
+        width="roomy",
     )
 
 
 def _presets(shown: Shown, sample: int, treatment: Treatment) -> Html:
-    return cards([_view(shown, sample, treatment._replace(preset=name), name) for name in PRESETS])
+    views = [_view(shown, sample, treatment._replace(preset=name), name) for name in PRESETS]
+    return cards(views, width="roomy")
 
 
 def _view(shown: Shown, sample: int, treatment: Treatment, title: str) -> Html:
-    done = changes(parameters_of(sample, **treatment._asdict()))
-    words = ", ".join(done) or "unchanged"
-    description = f"Image {sample}, preset {treatment.preset}, epoch {treatment.epoch}: {words}"
+    done = changes(parameters_of(sample, **treatment._asdict())) or ["unchanged"]
+    description = f"Preset {treatment.preset}, epoch {treatment.epoch}: {', '.join(done)}"
     return tag(
         "div",
         picture(shown.links.view(sample, treatment), description),
-        tag("p", tag("b", title), tag("span", words)),
+        tag("p", tag("b", title), *(tag("span", words, class_="change") for words in done)),
         class_="card",
     )

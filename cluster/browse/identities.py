@@ -10,6 +10,7 @@ from cluster.browse.layout import (
     choice_field,
     count,
     heading,
+    neighbours,
     number_field,
     picture,
     turning,
@@ -86,7 +87,11 @@ def identity(shown: Shown, label: int, page: int) -> bytes:
             count(len(samples), "image", "images"),
             path=[tag("a", "Identities", href=shown.links.identities())],
         ),
-        _neighbours(shown, label),
+        neighbours(
+            "Identity",
+            shown.links.identity(label - 1) if label else None,
+            shown.links.identity(label + 1) if label + 1 < len(shown.album.images) else None,
+        ),
         cards(entries) if entries else tag("p", "It has no images.", class_="panel"),
         turning(page, last, lambda to: shown.links.identity(label, to)),
         tab="identities",
@@ -127,23 +132,4 @@ def _form(shown: Shown, selection: Selection) -> Html:
         tag("button", "Show"),
         action=shown.links.identities(),
         class_="panel",
-    )
-
-
-def _neighbours(shown: Shown, label: int) -> Html:
-    """The identities before and after, by number."""
-    last = shown.dataset.num_identities - 1
-    return tag(
-        "nav",
-        *(
-            tag("a", words, href=shown.links.identity(to), rel=rel)
-            if 0 <= to <= last
-            else tag("span", words, class_="off", aria_hidden="true")
-            for words, to, rel in (
-                ("← Identity before", label - 1, "prev"),
-                ("Identity after →", label + 1, "next"),
-            )
-        ),
-        class_="pages",
-        aria_label="Other identities",
     )

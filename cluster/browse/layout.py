@@ -32,6 +32,7 @@ class Frame:
                 Html('<meta name="color-scheme" content="light dark">'),
                 tag("title", f"{title} · {self.dataset}"),
                 void("link", rel="stylesheet", href=self.links.style),
+                void("link", rel="icon", href=self.links.icon, type="image/svg+xml"),
             ]
         )
         body = join(
@@ -95,7 +96,7 @@ def void(name: str, **attributes: str | float | int | None) -> Html:
 
 def heading(title: str | Html, lead: str = "", *, path: Sequence[Html] = ()) -> Html:
     """The head of a page; `path` leads to the pages above."""
-    way = [part for step in path for part in (step, Html(" / "))]
+    way = [part for step in path for part in (Html(" / "), step)][1:]
     return tag(
         "header",
         tag("nav", *way, class_="path", aria_label="Where this is") if path else Html(),
@@ -109,10 +110,26 @@ def picture(source: str, description: str) -> Html:
     return void("img", src=source, alt=description, loading="lazy", width=112, height=112)
 
 
-def cards(entries: Sequence[Html], *, wide: bool = False) -> Html:
+def cards(entries: Sequence[Html], *, width: Literal["", "roomy", "wide"] = "") -> Html:
     """Entries beside each other as far as the page is wide."""
     items = [tag("li", entry) for entry in entries]
-    return tag("ul", *items, class_="cards wide" if wide else "cards")
+    return tag("ul", *items, class_=f"cards {width}".strip())
+
+
+def neighbours(what: str, before: str | None, after: str | None) -> Html:
+    """The way to the things before and after this one, where there are any."""
+    ways = ((f"← {what} before", before, "prev"), (f"{what} after →", after, "next"))
+    return tag(
+        "nav",
+        *(
+            tag("span", words, class_="off", aria_hidden="true")
+            if link is None
+            else tag("a", words, href=link, rel=rel)
+            for words, link, rel in ways
+        ),
+        class_="pages",
+        aria_label="Neighbours",
+    )
 
 
 def turning(page: int, last: int, link: Callable[[int], str]) -> Html:

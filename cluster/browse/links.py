@@ -32,6 +32,7 @@ class Links:
     def __init__(self, root: str) -> None:
         self.root = root
         self.style = f"{root}style.css"
+        self.icon = f"{root}icon.svg"
 
     def identities(self, selection: Selection = EVERYONE, page: int = 1) -> str:
         """A page of identities."""

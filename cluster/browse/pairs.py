@@ -25,7 +25,7 @@ def pair_list(shown: Shown, pairs: PairSet, kind: Kind, fold: int | None, page: 
         "Pairs",
         heading("Pairs", count(len(chosen), "pair", "pairs")),
         _form(shown, pairs, kind, fold),
-        cards([_pair(shown, pairs, number) for number in part.tolist()], wide=True)
+        cards([_pair(shown, pairs, number) for number in part.tolist()], width="wide")
         if len(part)
         else tag("p", "There is none.", class_="panel"),
         turning(page, last, lambda to: shown.links.pairs(to, kind=kind, fold=fold)),

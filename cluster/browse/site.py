@@ -21,7 +21,7 @@ from cluster.browse.overview import overview
 from cluster.browse.pairs import Kind, pair_list
 from cluster.browse.query import BadQueryError, Query
 from cluster.browse.shown import Shown
-from cluster.browse.style import STYLE
+from cluster.browse.style import ICON, STYLE
 from data_pipeline.browse import Order
 from data_pipeline.browse_images import png
 from data_pipeline.errors import DataError
@@ -97,6 +97,8 @@ class Site:
                 return await self._page(overview, shown)
             case ["style.css"]:
                 return Answer(HTTPStatus.OK, STYLE.encode(), "text/css; charset=utf-8")
+            case ["icon.svg"]:
+                return Answer(HTTPStatus.OK, ICON.encode(), "image/svg+xml")
             case ["find"]:
                 return self._find(query)
             case ["identities"]:

@@ -1,6 +1,16 @@
-"""How the pages look: the style of the reports, and what only these pages have."""
+"""How the pages look: the style of the reports, what only these pages have, and their icon."""
 
 from trainer.report_html import STYLE as REPORTS
+from trainer.report_html import tag
+
+ICON = tag(
+    "svg",
+    tag("rect", width=32, height=32, rx=8, fill="#2f6fde"),
+    tag("circle", cx=16, cy=12.5, r=5.5, fill="#ffffff"),
+    tag("path", d="M5 28c0-6 5-9 11-9s11 3 11 9z", fill="#ffffff"),
+    xmlns="http://www.w3.org/2000/svg",
+    viewBox="0 0 32 32",
+)
 
 STYLE = (
     REPORTS
@@ -44,26 +54,28 @@ main > header { margin-bottom: 16px; }
   padding: 14px 16px; margin: 16px 0; }
 .cards { list-style: none; margin: 14px 0; padding: 0; display: grid; gap: 12px;
   grid-template-columns: repeat(auto-fill, minmax(132px, 1fr)); }
+.cards.roomy { grid-template-columns: repeat(auto-fill, minmax(166px, 1fr)); }
 .cards.wide { grid-template-columns: repeat(auto-fill, minmax(min(100%, 264px), 1fr)); }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px;
   overflow: hidden; height: 100%; }
 a.card { display: block; color: var(--text); text-decoration: none; }
 a.card:hover { border-color: var(--accent); }
-.card img, .card .blank { display: block; width: 100%; aspect-ratio: 1; object-fit: contain;
-  background: var(--grid); }
+main img, .blank { display: block; width: 100%; height: auto; aspect-ratio: 1;
+  object-fit: contain; background: var(--grid); }
 .card .two { display: grid; grid-template-columns: 1fr 1fr; gap: 2px; }
 .card p { margin: 0; padding: 7px 10px 8px; font-size: 13px; line-height: 1.35; }
 .card b { display: block; font-weight: 620; font-size: 14px; }
-.card span { color: var(--soft); } bdi { overflow-wrap: anywhere; }
+.card span { color: var(--soft); } .card span.change { display: block; }
+bdi { overflow-wrap: anywhere; }
 .card .same, .card .different { display: inline-block; padding: 1px 8px; border-radius: 99px;
   font-weight: 620; }
 .same { color: var(--same); background: var(--same-chip); }
 .different { color: var(--different); background: var(--different-chip); }
 .card p .same { color: var(--same); } .card p .different { color: var(--different); }
+.stored .panel { margin: 0; }
 .stored { display: grid; grid-template-columns: minmax(160px, 260px) 1fr; gap: 20px;
   align-items: start; }
-.stored > img { width: 100%; border-radius: 10px; border: 1px solid var(--line);
-  background: var(--grid); }
+.stored > img { border-radius: 10px; border: 1px solid var(--line); }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 6px 18px; margin: 0; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere;
   font-variant-numeric: tabular-nums; }
@@ -80,6 +92,8 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere;
   .bar form, .bar input { width: 100%; } .bar form label { flex: 1 1 100%; }
   .bar form button { flex: 1; }
   .cards { grid-template-columns: repeat(auto-fill, minmax(100px, 1fr)); gap: 8px; }
+  .cards.roomy { grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)); }
+  .bars thead th { white-space: normal; }
   .stored { grid-template-columns: 1fr; } h1 { font-size: 24px; }
   .tiles { grid-template-columns: 1fr 1fr; } .tile b { font-size: 20px; }
   figure svg text { font-size: 17px; } .bars td.grow { width: 30%; }

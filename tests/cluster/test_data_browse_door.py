@@ -1,6 +1,7 @@
 """The pages of a dataset are for one browser: every rule of the door, by itself."""
 
 import re
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from cluster.browse.door import Door
 HOST = "127.0.0.1:8123"
 
 
-def ask(door, path="", *, query="", method="GET", **headers):
+def ask(door, path="", *, query="", method="GET", **headers) -> Any:
     """What the door says to a request of ours, changed as a test wants it."""
     given = {"host": HOST} | {name.replace("_", "-"): value for name, value in headers.items()}
     fields = {name: value for name, value in given.items() if value is not None}
