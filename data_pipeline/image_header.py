@@ -9,6 +9,10 @@ from typing import Literal, NamedTuple
 
 MAX_PIXELS = 4096 * 4096  # 48 MiB decoded; faces are far smaller, bombs far larger
 MAX_IMAGE_BYTES = 64 << 20  # of a file; keeps one from filling memory
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+"""What Pillow may read when a source is packed; some of its other readers run programs (EPS)."""
+ORIENTATION = 0x0112  # EXIF; 5 to 8 mean that height and width change places
+TRANSPOSED = range(5, 9)
 MOST_SEGMENTS = 10_000  # before a JPEG's frame header; real files have a few dozen at most
 
 _MARKER = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)  # ITU-T T.81, B.1.1.2: fill bytes, a code

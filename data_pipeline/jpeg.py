@@ -20,13 +20,10 @@ from PIL import Image, ImageOps
 from data_pipeline.align import Crop, leaves_as_is, warp
 from data_pipeline.alignment import Alignment, Transform
 from data_pipeline.errors import DataError
-from data_pipeline.image_header import MAX_PIXELS
+from data_pipeline.image_header import FORMATS, MAX_PIXELS, ORIENTATION, TRANSPOSED
 from data_pipeline.sources import Source
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # some others run programs (EPS)
 QUALITY = 95
-ORIENTATION = 0x0112  # EXIF; 5 to 8 mean that height and width change places
-TRANSPOSED = range(5, 9)
 
 T = TypeVar("T")
 

@@ -11,22 +11,24 @@ from data_pipeline.errors import DataError
 from data_pipeline.index_file import File, sha256_of
 
 
-def compare_file(findings: Findings, path: Path, file: File) -> None:
-    """Note what is wrong with a file of which the index names size and sha256."""
+def compare_file(findings: Findings, path: Path, file: File) -> bool:
+    """Whether a file is what the index says of it; if not, that is noted."""
     try:
         info = path.stat()
-        size = info.st_size
         if not stat.S_ISREG(info.st_mode):
             findings.add("unreadable_file", path.name, detail="no regular file")
-        elif size != file.bytes:
-            detail = f"{size} bytes, not {file.bytes}"
+        elif info.st_size != file.bytes:
+            detail = f"{info.st_size} bytes, not {file.bytes}"
             findings.add("size_changed", path.name, detail=detail)
         elif sha256_of(path) != file.sha256:
             findings.add("content_changed", path.name)
+        else:
+            return True
     except FileNotFoundError:
         findings.add("missing_file", path.name)
     except OSError as error:
         findings.add("unreadable_file", path.name, detail=error.strerror or "")
+    return False
 
 
 def read_identities(path: Path) -> pyarrow.Table:

@@ -14,8 +14,13 @@ from typing import NamedTuple
 
 from PIL import Image, ImageFile, ImageOps
 
-from data_pipeline.image_header import MAX_PIXELS, read_header
-from data_pipeline.jpeg import FORMATS, ORIENTATION, TRANSPOSED
+from data_pipeline.image_header import (
+    FORMATS,
+    MAX_PIXELS,
+    ORIENTATION,
+    TRANSPOSED,
+    read_header,
+)
 
 THUMBNAIL = 96  # pixels, the longer side
 BITS = 8

@@ -72,7 +72,7 @@ KINDS: dict[str, Kind] = {
     "size_differs": Kind(
         "error", "an image of another size than the dataset's", "pack again; --fix leaves it out"
     ),
-    "cmyk": Kind("warning", "images in CMYK, whose colours differ by decoder", "pack them: RGB"),
+    "cmyk": Kind("warning", "images in CMYK, whose colours are a guess", "pack them: RGB"),
     "sixteen_bit": Kind("warning", "images of more than 8 bits a channel", "pack them: 8 bits"),
     # index and tar
     "misplaced": Kind("error", "no member begins where the index says", "index again, or --fix"),

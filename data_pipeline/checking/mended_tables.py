@@ -40,7 +40,7 @@ def mended_tables(
     tables: dict[str, File] = {}
     for name, file in dataset.extras.items():
         path, new = dataset.path / name, folder / name
-        damaged = _differs(path, file)
+        damaged = not compare_file(Findings(), path, file)
         if name == IDENTITIES:
             table = _identities(path, dataset.num_identities)
             if damaged or not np.array_equal(table["images"].to_numpy(), images):
@@ -56,12 +56,6 @@ def mended_tables(
             raise DataError(f"{path} {told}, and the set would be another test; import it again")
         tables[name] = file_of(new) if new.exists() else file
     return tables
-
-
-def _differs(path: Path, file: File) -> bool:
-    findings = Findings()
-    compare_file(findings, path, file)
-    return bool(findings.counts)
 
 
 def _identities(path: Path, num_identities: int) -> pyarrow.Table:

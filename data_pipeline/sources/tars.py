@@ -22,9 +22,8 @@ from zlib import crc32
 import numpy as np
 from PIL import Image
 
-from data_pipeline.image_header import MAX_IMAGE_BYTES, MAX_PIXELS
+from data_pipeline.image_header import MAX_IMAGE_BYTES, MAX_PIXELS, ORIENTATION, TRANSPOSED
 from data_pipeline.index_file import MEMBER, File
-from data_pipeline.jpeg import ORIENTATION, TRANSPOSED
 from data_pipeline.tar_stream import Member, Readable, TarStream
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
