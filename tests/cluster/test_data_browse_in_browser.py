@@ -27,14 +27,21 @@ def chromium(tmp_path_factory):
         yield started
 
 
+@pytest.fixture(scope="module")
+def served(chromium, dataset):
+    """A server that the browser has the cookie of."""
+    with browsing(dataset.path) as made:
+        Tab(chromium).open(made.link)
+        yield made
+
+
 @pytest.fixture
-def visit(chromium, dataset):
-    """A tab on the first page of a server of its own."""
-    with browsing(dataset.path) as served:
-        tab = Tab(chromium)
-        tab.resize(1200, 2000)
-        tab.open(served.link)
-        yield tab, served
+def visit(chromium, served):
+    """A new tab on the first page."""
+    tab = Tab(chromium)
+    tab.resize(1200, 2000)
+    tab.open(served.root)
+    return tab, served
 
 
 def complaints(tab):
@@ -48,17 +55,18 @@ def click(tab, selector):
         tab.value(f"document.querySelector({selector!r}).click()")
 
 
-def test_the_link_becomes_a_cookie_that_no_script_and_no_other_page_can_use(visit):
-    tab, served = visit
-    assert tab.value(LOCATION) == served.root
-    assert tab.value("document.referrer") == ""
-    assert tab.value("document.cookie") == "", "HttpOnly"
-    (cookie,) = tab.call("Network.getCookies", urls=[served.root])["cookies"]
+def test_the_link_becomes_a_cookie_that_no_script_and_no_other_page_can_use(chromium, dataset):
+    with browsing(dataset.path) as served:
+        tab = Tab(chromium)
+        tab.open(served.link)
+        assert tab.value(LOCATION) == served.root
+        assert tab.value("document.referrer") == ""
+        assert tab.value("document.cookie") == "", "HttpOnly"
+        (cookie,) = tab.call("Network.getCookies", urls=[served.root])["cookies"]
+        beside = tab.call("Network.getCookies", urls=[f"http://127.0.0.1:{served.port}/"])
     assert (cookie["httpOnly"], cookie["sameSite"], cookie["session"]) == (True, "Strict", True)
     assert served.root.endswith(cookie["path"])
-    assert tab.call("Network.getCookies", urls=[f"http://127.0.0.1:{served.port}/"]) == {
-        "cookies": []
-    }
+    assert beside == {"cookies": []}, "other ports are other paths"
 
 
 def test_a_person_is_found_and_looked_at_as_the_network_does(visit):

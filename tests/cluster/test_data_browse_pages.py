@@ -3,23 +3,28 @@
 import asyncio
 import io
 import re
+import tracemalloc
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from urllib.parse import urlsplit
 
 import numpy as np
+import pyarrow
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from cluster.browse.connections import Request
 from cluster.browse.door import Door
 from cluster.browse.identities import PAGE
 from cluster.browse.shown import Shown
 from cluster.browse.site import COMMON, Site
+from data_pipeline.index import IDENTITIES, INDEX, file_of, index_text
 from data_pipeline.pack import pack
 from data_pipeline.pairs import pack_drawn_pairs
 from data_pipeline.reindex import reindex, tars_of
-from tests.data_pipeline.faces import flip_byte
+from tests.data_pipeline.faces import dataset_of, flip_byte
 from tests.data_pipeline.pictures import MemorySource, jpeg, people
 
 EVIL = '"><script src=//evil></script><b onclick=1>\u202eana'
@@ -319,3 +324,44 @@ def test_answers_are_kept_nowhere_and_embedded_nowhere():
         "base-uri": "'none'",
         "frame-ancestors": "'none'",
     }
+
+
+def many(folder, identities):
+    """A dataset of so many identities with an image each, most of whose tar is a hole."""
+    made = dataset_of(folder, [jpeg(0)], [0], num_identities=1)
+    (shard,) = made.shards
+    records = np.repeat(made.members(0), identities)
+    records["label"] = np.arange(identities)
+    (folder / f"{shard.name}.members").write_bytes(records.tobytes())
+    names = pyarrow.table({"name": [f"person {n}" for n in range(identities)]})
+    parquet.write_table(names, folder / IDENTITIES, row_group_size=1 << 16)
+    shard = replace(shard, samples=identities, members=file_of(folder / f"{shard.name}.members"))
+    (folder / INDEX).write_text(
+        index_text(
+            replace(
+                made,
+                num_samples=identities,
+                num_identities=identities,
+                shards=(shard,),
+                extras={IDENTITIES: file_of(folder / IDENTITIES)},
+            )
+        )
+    )
+    return folder
+
+
+def test_of_very_many_identities_only_a_page_becomes_objects(tmp_path):
+    identities = 300_000
+    path = many(tmp_path / "faces", identities)
+    tracemalloc.start()
+    visitor = Visitor(path, with_names=True)
+    opened, peak = tracemalloc.get_traced_memory()
+    assert opened < 24 * identities, "numbers of samples and images, and a little"
+    for page in ("", "identities?order=fewest&page=999999", "identities?search=person+29999"):
+        tracemalloc.reset_peak()
+        assert len(visitor.page(page).every("img", "src")) > 10
+        peak = tracemalloc.get_traced_memory()[1] - opened
+        # two orders and masks of 8 bytes each; a name as an object alone would take 60
+        assert peak < 50 * identities, page
+    tracemalloc.stop()
+    visitor.site.close()
