@@ -23,6 +23,7 @@ def check_arguments(
     num_classes: int,
     embedding_dim: int,
     slots: int,
+    world_size: int,
     margin: Margin,
     scale: float,
     unfilled: str,
@@ -38,6 +39,11 @@ def check_arguments(
     if not 2 <= slots <= num_classes:
         raise ValueError(
             f"{slots} slots for {num_classes} identities; use at least 2 and at most all of them"
+        )
+    if slots < world_size:
+        raise ValueError(
+            f"{slots} slots over {world_size} ranks leaves rank {slots} empty; use at most {slots} "
+            "ranks, or more slots"
         )
     if not isinstance(margin, MARGINS):
         raise ValueError(

@@ -66,10 +66,12 @@ class PoolHead:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
+        self._ranks = Ranks.of(group)
         check_arguments(
             num_classes=num_classes,
             embedding_dim=embedding_dim,
             slots=slots,
+            world_size=self._ranks.size,
             margin=margin,
             scale=scale,
             unfilled=unfilled,
@@ -83,12 +85,9 @@ class PoolHead:
         self.margin = margin
         self.device = torch.device(device)
         self._masked = unfilled == "masked"
-        self._ranks = Ranks.of(group)
         self._gradient_factor = self._ranks.size if gradient_reduction == "mean" else 1
-        start, stop = bounds(slots, self._ranks.size)[self._ranks.rank]
         self._rows = PoolRows(
-            start,
-            stop,
+            *bounds(slots, self._ranks.size)[self._ranks.rank],
             slots=slots,
             embedding_dim=embedding_dim,
             random=not self._masked,

@@ -238,6 +238,7 @@ def test_what_is_wrong_on_one_rank_raises_on_all(ranks, what: str, told: str):
     [
         ({"slots": 1}, "at least 2"),
         ({"slots": 31}, "31 slots for 30 identities"),
+        ({"world_size": 8}, "7 slots over 8 ranks"),
         ({"margin": AdaFace()}, "AdaFace needs more than a cosine"),
         ({"margin": PlainSoftmax(), "scale": 1.0}, "PlainSoftmax needs more than a cosine"),
         ({"scale": 0.0}, "scale"),
@@ -257,6 +258,7 @@ def test_a_pool_that_cannot_be_is_refused(changes: dict[str, Any], told: str):
         "num_classes": 30,
         "embedding_dim": 6,
         "slots": 7,
+        "world_size": 2,
         "margin": CosFace(0.2),
         "scale": 8.0,
         "unfilled": "masked",
