@@ -122,7 +122,10 @@ class Layout:
         into[:, self.mark] = 1
 
     def make(self, rows: Numbers, unmade: Bool[np.ndarray, " n"], into: dict[str, Tensor]) -> None:
-        """Give first values to those of `rows`, counted within the table, that are `unmade`."""
+        """Give first values to those of `rows`, counted within the table, that are `unmade`.
+
+        Their fields are those of records of zeros; only the centres' random columns are not 0.
+        """
         missing = rows[unmade]
         columns = self.random_columns
         values = torch.empty(len(missing), columns)
@@ -136,8 +139,6 @@ class Layout:
                 device=torch.device("cpu"),
             )
         places = torch.from_numpy(np.flatnonzero(unmade))
-        for tensor in into.values():
-            tensor.index_fill_(0, places, 0)
         into["centre"][places, :columns] = values.to(self.dtype)
 
 

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from sharded_fc.storage import Rows
 from sharded_fc.tables import Layout, ResidentTable, StoredTable, Table, open_table
+from sharded_fc.tables.disk import Disk
+from sharded_fc.tables.host import HostRecords
+from sharded_fc.tables.record_file import RecordFile
 
 CPU = torch.device("cpu")
 START, STOP = 100, 140
@@ -38,6 +41,15 @@ def stored(
     return open_table(
         folder, layout(**changes), kept_in=kind, block_rows=BLOCK_ROWS, step=step, device=CPU
     )
+
+
+def open_on(disk: Disk, folder: Path, kind: str, step: int) -> StoredTable:
+    """As `stored`, on a disk of the test's own."""
+    file = RecordFile(folder, layout(), block_rows=BLOCK_ROWS, step=step, disk=disk)
+    if kind == "mapped":
+        return StoredTable(layout(), file, device=CPU)
+    records = HostRecords(file, layout(), block_rows=BLOCK_ROWS, pinned=False)
+    return StoredTable(layout(), records, device=CPU)
 
 
 def resident(**changes) -> ResidentTable:

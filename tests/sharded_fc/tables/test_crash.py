@@ -11,15 +11,10 @@ import numpy as np
 import pytest
 
 from sharded_fc.tables import StoredTable
-from sharded_fc.tables.disk import Disk
-from sharded_fc.tables.host import HostRecords
-from sharded_fc.tables.record_file import RecordFile
 from tests.sharded_fc.tables.small import (
-    BLOCK_ROWS,
-    CPU,
     State,
     content,
-    layout,
+    open_on,
     overlapping_rows,
     run,
     same,
@@ -40,14 +35,6 @@ SAVED = (2, 4, 7)  # checkpoints are taken before these steps
 FORGOTTEN = 4  # so that two remain, and one can be returned to once more
 
 
-def open_on(disk: Disk, folder: Path, kind: str, step: int) -> StoredTable:
-    file = RecordFile(folder, layout(), block_rows=BLOCK_ROWS, step=step, disk=disk)
-    if kind == "mapped":
-        return StoredTable(layout(), file, device=CPU)
-    records = HostRecords(file, layout(), block_rows=BLOCK_ROWS, pinned=False)
-    return StoredTable(layout(), records, device=CPU)
-
-
 class Training:
     """A run on a logged disk, and what it knew at each point of the log."""
 
@@ -66,7 +53,9 @@ class Training:
             if step + 1 == SAVED[-1]:
                 table.forget(before=FORGOTTEN)
 
-        list(run(table, plan, after=save))
+        list(run(table, plan[: SAVED[1] + 2], after=save))
+        table.restore(SAVED[1])  # and on from there, over what it had kept
+        list(run(table, plan[SAVED[1] :], first_step=SAVED[1], after=save))
         table.close()
 
     def _note(self, table: StoredTable, step: int) -> None:
