@@ -17,8 +17,8 @@ MOST_SEGMENTS = 10_000  # before a JPEG's frame header; real files have a few do
 
 _MARKER = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)  # ITU-T T.81, B.1.1.2: fill bytes, a code
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF; not tables (DHT, JPG, DAC)
-_LONE = frozenset((0x01, *range(0xD0, 0xD9)))  # TEM, RST0 to RST7, SOI: no length follows
-_SCAN, _END = 0xDA, 0xD9
+_LONE = frozenset((0x01, *range(0xD0, 0xDA)))  # TEM, RST0 to RST7, SOI, EOI: no length follows
+_SCAN = 0xDA
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by colour type; 3 is a palette
 _PALETTE = 3
 
@@ -53,21 +53,24 @@ def read_header(content: bytes) -> ImageHeader | None:
 
 
 def _jpeg(content: bytes) -> ImageHeader | None:
-    """ITU-T T.81, B.2.2: the first frame header, past all segments before it."""
-    at = 2
+    """ITU-T T.81, B.2: the frame header among the segments before the first scan.
+
+    Segments must follow each other, as DALI has it; libjpeg alone reads over bytes between them.
+    """
+    header, at = None, 2
     for _ in range(MOST_SEGMENTS):
-        found = _MARKER.search(content, at)
+        found = _MARKER.match(content, at)
         if found is None:
             return None
         at, marker = found.end(), found[1][0]
+        if marker == _SCAN:
+            return header
         if marker in _LONE:
-            continue
-        if marker in (_SCAN, _END):
             return None
         if marker in _FRAMES:
-            if len(content) < at + 8:
+            if header is not None or len(content) < at + 8:
                 return None
-            return ImageHeader(
+            header = ImageHeader(
                 form="JPEG",
                 height=_big(content, at + 3, 2),
                 width=_big(content, at + 5, 2),

@@ -20,7 +20,13 @@ from PIL import Image, ImageOps
 from data_pipeline.align import Crop, leaves_as_is, warp
 from data_pipeline.alignment import Alignment, Transform
 from data_pipeline.errors import DataError
-from data_pipeline.image_header import FORMATS, MAX_PIXELS, ORIENTATION, TRANSPOSED
+from data_pipeline.image_header import (
+    FORMATS,
+    MAX_PIXELS,
+    ORIENTATION,
+    TRANSPOSED,
+    read_header,
+)
 from data_pipeline.sources import Source
 
 QUALITY = 95
@@ -45,7 +51,8 @@ class UnreadableImage(DataError):
 def as_jpeg(content: bytes, *, max_pixels: int = MAX_PIXELS) -> Jpeg:
     """Check an encoded image by decoding it, and encode it again where it is no RGB JPEG."""
     with _decoded(content, max_pixels) as image:
-        if image.format == "JPEG" and image.mode == "RGB":
+        # Without a header that DALI reads, though Pillow does, it would be a bad sample.
+        if image.format == "JPEG" and image.mode == "RGB" and read_header(content) is not None:
             height, width = image.height, image.width
             if image.getexif().get(ORIENTATION) in TRANSPOSED:
                 width, height = height, width

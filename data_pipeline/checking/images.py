@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
+from zlib import crc32
 
 from PIL import Image, ImageFile, ImageOps
 
@@ -25,6 +26,8 @@ from data_pipeline.image_header import (
 THUMBNAIL = 96  # pixels, the longer side
 BITS = 8
 CMYK_CHANNELS = 4
+JPEG_START = b"\xff\xd8"
+PNG_CHUNKS = 8  # bytes before the first
 
 
 class Fault(NamedTuple):
@@ -43,7 +46,7 @@ def faults(
     """
     header = read_header(content)
     if header is None and not any_form:
-        return [Fault("not_an_image", f"{len(content)} bytes")]
+        return [_no_header(content)]
     found = []
     if header is not None:
         if header.pixels > MAX_PIXELS:
@@ -52,6 +55,10 @@ def faults(
             found.append(Fault("sixteen_bit", f"{header.form}, {header.bits} bits"))
         if header.form == "JPEG" and header.channels == CMYK_CHANNELS:
             found.append(Fault("cmyk", ""))
+        if header.form == "PNG" and (fault := _png_fault(content)):
+            return [*found, fault]
+    elif content.startswith(JPEG_START):
+        return [_no_header(content)]
     return found + _decoding_faults(content, size, wide_is_known=header is not None)
 
 
@@ -107,6 +114,26 @@ def _decoding_faults(
     if size is not None and (height, width) != size:
         found.append(Fault("size_differs", f"{width} x {height}, not {size[1]} x {size[0]}"))
     return found
+
+
+def _no_header(content: bytes) -> Fault:
+    if content.startswith(JPEG_START):
+        return Fault("undecodable", "bytes that are none of a JPEG's segments before its pixels")
+    return Fault("not_an_image", f"{len(content)} bytes")
+
+
+def _png_fault(content: bytes) -> Fault | None:
+    """PNG 5.3: a chunk has a length, a name, data and a CRC-32, which Pillow does not compare."""
+    at, name = PNG_CHUNKS, b""
+    while name != b"IEND":
+        size = int.from_bytes(content[at : at + 4], "big")
+        name, end = content[at + 4 : at + 8], at + 8 + size
+        if len(content) < end + 4:
+            return Fault("undecodable", "cut within a chunk")
+        if crc32(content[at + 4 : end]) != int.from_bytes(content[end : end + 4], "big"):
+            return Fault("undecodable", f"the CRC-32 of its chunk {name!r} is wrong")
+        at = end + 4
+    return None
 
 
 def _oversized(width: int, height: int) -> Fault:

@@ -25,7 +25,6 @@ from statistics import median
 
 from PIL import Image
 
-
 SIDE = 112
 SHARD_BYTES = 4 << 20  # so that a few thousand images are enough shards for two workers
 

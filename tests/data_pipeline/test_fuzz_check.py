@@ -18,3 +18,4 @@ def test_mutated_datasets_are_read_or_refused_and_the_check_misses_none():
 def test_mutated_images_are_decoded_or_refused():
     outcomes = fuzz_images(range(300), seed=0)
     assert min(outcomes[kind] for kind in ("decoded", "not decoded", "never decoded", "shown")) > 5
+    assert outcomes["not decoded but found sound"] <= 3  # a hundredth: two decoders never agree

@@ -75,14 +75,26 @@ def test_a_picture_without_pixels_has_no_header():
     assert read_header(bytes(content)) is None
 
 
-def test_fill_bytes_and_rubbish_between_segments_are_read_over():
+def test_fill_bytes_before_a_marker_are_read_over():
     content = picture("RGB", "JPEG")
-    padded = content[:2] + b"rubbish\xff\x00" + b"\xff" * 1000 + content[2:]
-    assert read_header(padded) == read_header(content)
+    assert read_header(content[:2] + b"\xff" * 1000 + content[2:]) == read_header(content)
+
+
+@pytest.mark.parametrize("between", [b"x", b"\0", b"\xff\x00", b"\xff\xd0", b"\xff\xd9"])
+def test_bytes_between_segments_are_no_header(between):
+    content = picture("RGB", "JPEG")
+    for at in (2, content.index(b"\xff\xc0"), content.index(b"\xff\xda")):
+        assert read_header(content[:at] + between + content[at:]) is None
+
+
+def test_two_frames_are_no_header():
+    content = picture("RGB", "JPEG")
+    at = content.index(b"\xff\xc0")
+    assert read_header(content[:at] + content[at : at + 19] + content[at:]) is None
 
 
 def test_a_file_of_nothing_but_segments_is_given_up_early():
-    assert read_header(b"\xff\xd8" + b"\xff\xd0" * (10 * MOST_SEGMENTS)) is None
+    assert read_header(b"\xff\xd8" + b"\xff\xfe\x00\x02" * (10 * MOST_SEGMENTS)) is None
 
 
 @given(st.sampled_from(sorted(CASES)), st.binary(max_size=60), st.integers(0, 400))

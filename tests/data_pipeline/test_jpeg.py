@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_pipeline.image_header import read_header
 from data_pipeline.jpeg import Preparation, UnreadableImage, as_jpeg
 from tests.data_pipeline.pictures import MemorySource, encoded, jpeg, pixels
 
@@ -104,6 +105,16 @@ def reason(content, **limits):
     with pytest.raises(UnreadableImage) as caught:
         as_jpeg(content, **limits)
     return str(caught.value)
+
+
+def test_a_jpeg_with_bytes_between_its_segments_is_encoded_again():
+    content = jpeg(1)
+    at = content.index(b"\xff\xda")
+    padded = content[:at] + bytes(7) + content[at:]
+    again = as_jpeg(padded)
+    assert again.encoded_again
+    assert read_header(padded) is None
+    assert read_header(again.content) is not None
 
 
 def test_cut_images_are_found_wherever_they_are_cut():

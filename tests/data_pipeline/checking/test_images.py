@@ -44,6 +44,18 @@ def test_every_fault_has_its_kind(content, kind):
     assert kinds(content) == [kind]
 
 
+def test_bytes_that_pillow_reads_over_and_dali_refuses_are_found():
+    at = jpeg(1).index(b"\xff\xda")
+    padded = jpeg(1)[:at] + bytes(7) + jpeg(1)[at:]
+    Image.open(io.BytesIO(padded)).load()
+    assert kinds(padded) == kinds(padded, any_form=True) == ["undecodable"]
+    png = bytearray(encoded(pixels(1), "PNG"))
+    png[-14] ^= 1  # of the CRC-32 of the pixels
+    Image.open(io.BytesIO(png)).load()
+    (fault,) = faults(bytes(png))
+    assert fault == ("undecodable", "the CRC-32 of its chunk b'IDAT' is wrong")
+
+
 def test_other_forms_are_images_where_packing_reads_them():
     assert kinds(encoded(pixels(1), "BMP"), any_form=True) == []
     assert kinds(encoded(pixels(1), "TIFF"), any_form=True) == []
