@@ -77,8 +77,10 @@ class Draw:
         if self.drawn_blocks < last - first:
             place = torch.arange(self.drawn_blocks, device=device)
             number = permutation.forward(place)
-            here = (number >= first) & (number < last) & (place < end)
-            blocks = number[here].sort().values
+            whole = last - first == self.num_blocks and self.quota == "negatives"
+            if not whole:
+                number = number[(number >= first) & (number < last) & (place < end)]
+            blocks = number.sort().values
         else:
             number = torch.arange(first, last, device=device)
             blocks = number[permutation.inverse(number) < end]
