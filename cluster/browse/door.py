@@ -17,10 +17,14 @@ from cluster.browse.connections import Answer, Request
 
 COOKIE = "facescale"
 _HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", re.ASCII)  # any: tunnels
-_REFUSED = (
-    b"This page is for the person who started `facescale data browse`.\n"
-    b"Open the link that it printed in the address bar; it works once; start again for another.\n"
-)
+_REFUSED = b"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Not for this browser</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark"></head><body><h1>Not for this browser</h1>
+<p>This page is for the person who started <code>facescale data browse</code>.</p>
+<p>Open the link that it printed in the address bar; it works once. Start it again for another.</p>
+</body></html>
+"""
 
 
 class Door:
@@ -78,4 +82,4 @@ def _equal(one: str, other: str) -> bool:
 
 
 def _refusal() -> Answer:
-    return Answer(HTTPStatus.FORBIDDEN, _REFUSED)
+    return Answer(HTTPStatus.FORBIDDEN, _REFUSED, "text/html; charset=utf-8")

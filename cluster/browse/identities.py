@@ -52,7 +52,7 @@ def identity_list(shown: Shown, selection: Selection, page: int) -> bytes:
 def identity_cards(shown: Shown, labels: Int64[np.ndarray, " some"]) -> Html:
     """Identities with their first image each."""
     if not len(labels):
-        return tag("p", "There is none.", class_="panel")
+        return tag("p", "No identity is like that.", class_="panel")
     entries = []
     for label, sample, caption in zip(
         labels.tolist(), shown.album.first_samples(labels), shown.captions(labels), strict=True

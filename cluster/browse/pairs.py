@@ -27,7 +27,7 @@ def pair_list(shown: Shown, pairs: PairSet, kind: Kind, fold: int | None, page: 
         _form(shown, pairs, kind, fold),
         cards([_pair(shown, pairs, number) for number in part.tolist()], width="wide")
         if len(part)
-        else tag("p", "There is none.", class_="panel"),
+        else tag("p", "No pair is like that.", class_="panel"),
         turning(page, last, lambda to: shown.links.pairs(to, kind=kind, fold=fold)),
         tab="pairs",
     )

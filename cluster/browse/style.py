@@ -43,7 +43,7 @@ input, select, button { font: inherit; color: var(--text); background: var(--pag
   max-width: 100%; }
 label input, label select { display: block; margin-top: 2px; }
 input { border-color: var(--c5); } select { border-color: var(--c5); }
-input.number { width: 9.5em; } .bar input { width: 15em; }
+input.number { width: 9.5em; } .bar label input { width: 100%; }
 button { background: var(--accent); border-color: var(--accent); color: var(--card);
   font-weight: 600; cursor: pointer; }
 button.plain { background: none; color: var(--accent); }
@@ -89,7 +89,7 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere;
 .bad { border-left: 4px solid var(--warn); }
 @media (max-width: 520px) {
   main { padding: 16px 12px 48px; } .bar > div { padding: 10px 12px; }
-  .bar form, .bar input { width: 100%; } .bar form label { flex: 1 1 100%; }
+  .bar form { width: 100%; } .bar form label { flex: 1 1 100%; }
   .bar form button { flex: 1; }
   .cards { grid-template-columns: repeat(auto-fill, minmax(100px, 1fr)); gap: 8px; }
   .cards.roomy { grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)); }
