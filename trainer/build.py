@@ -67,18 +67,7 @@ def build(config: RunConfig, topology: Topology) -> Parts:
             f"{' and '.join(config.data.folders)} has {dataset.num_identities} identities, too"
             f" few for {topology.world_size} ranks; use fewer workers or more data"
         )
-    torch.manual_seed(config.seed)  # the same first weights on every rank
-    engine = Engine(
-        _network(config),
-        optimizer=config.optimizer.name,
-        momentum=config.optimizer.momentum,
-        weight_decay=config.optimizer.weight_decay,
-        clip_norm=config.optimizer.clip_norm,
-        zero_stage=config.engine.zero_stage,
-        precision=config.engine.precision,
-        recompute=config.engine.recompute,
-        topology=topology,
-    )
+    engine = make_engine(config, topology)
     return Parts(
         order=order,
         dataset=dataset,
@@ -88,6 +77,22 @@ def build(config: RunConfig, topology: Topology) -> Parts:
         gallery=_gallery(config, engine),
         rules=sample_rules(config.data, dataset, device=topology.device),
         verification=verification,
+    )
+
+
+def make_engine(config: RunConfig, topology: Topology) -> Engine:
+    """The backbone with first weights drawn by the run's seed, and its optimizer."""
+    torch.manual_seed(config.seed)  # the same first weights on every rank
+    return Engine(
+        _network(config),
+        optimizer=config.optimizer.name,
+        momentum=config.optimizer.momentum,
+        weight_decay=config.optimizer.weight_decay,
+        clip_norm=config.optimizer.clip_norm,
+        zero_stage=config.engine.zero_stage,
+        precision=config.engine.precision,
+        recompute=config.engine.recompute,
+        topology=topology,
     )
 
 
@@ -118,7 +123,7 @@ def _head(config: RunConfig, dataset: Dataset, topology: Topology) -> Head:
         return make_pool_head(
             head,
             num_identities=dataset.num_identities,
-            embedding_dim=_embedding_dim(config),
+            embedding_dim=embedding_dim(config),
             seed=config.seed,
             topology=topology,
         )
@@ -129,7 +134,7 @@ def _head(config: RunConfig, dataset: Dataset, topology: Topology) -> Head:
     try:
         return ShardedHead(
             dataset.num_identities,
-            _embedding_dim(config),
+            embedding_dim(config),
             margin=margin,
             class_margin=class_margin,
             scale=head.scale,
@@ -154,7 +159,8 @@ def _head(config: RunConfig, dataset: Dataset, topology: Topology) -> Head:
         raise RunError(f"head: {error}") from error
 
 
-def _embedding_dim(config: RunConfig) -> int:
+def embedding_dim(config: RunConfig) -> int:
+    """Numbers in an embedding: the run file's, or the network's own."""
     return config.backbone.embedding_dim or table.row(config.backbone.name).embedding_dim
 
 
