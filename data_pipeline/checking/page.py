@@ -27,9 +27,10 @@ _START = """<!doctype html>
 <title>facescale data check</title>
 """
 _STYLE = """<style>
-:root { color-scheme: light dark; --line: #8884; --soft: #888; --error: #c62828;
+:root { color-scheme: light dark; --line: #8884; --soft: #666; --error: #c62828;
  --warning: #b26a00 }
-@media (prefers-color-scheme: dark) { :root { --error: #ff8a80; --warning: #ffb74d } }
+@media (prefers-color-scheme: dark) { :root { --soft: #aaa; --error: #ff8a80;
+ --warning: #ffb74d } }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.4rem } h2 { font-size: 1.1rem; overflow-wrap: anywhere } h3 { font-size: 1rem }
 table { border-collapse: collapse; width: 100% }
