@@ -6,7 +6,7 @@
 
 The file itself is the base of its checkpoints; each of them costs only the blocks that change after
 it. Records are read through a mapping and written by position: so a full disk is an OSError and not
-a signal, and what is written when is ours to say.
+a signal, and what is written when is ours to say. (A disk that can no longer be read is a signal.)
 """
 
 import fcntl
@@ -179,20 +179,27 @@ class RecordFile:
         facts = {"version": VERSION, "rows a block": self._block_rows, **self._layout.facts()}
         if not path.exists():
             return self._create(path, facts)
-        known = json.loads(path.read_text())
+        try:
+            known = json.loads(path.read_text())
+            identity, known = bytes.fromhex(known["id"]), {name: known[name] for name in facts}
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{path} describes no table; put back the table's own") from None
         for name, value in facts.items():
-            if known.get(name) != value:
+            if known[name] != value:
                 raise ValueError(
-                    f"{path} is of a table whose {name} is {known.get(name)}, not {value};"
+                    f"{path} is of a table whose {name} is {known[name]}, not {value};"
                     " continue with what made it, or name another folder"
                 )
-        return bytes.fromhex(known["id"])
+        return identity
 
     def _create(self, path: Path, facts: dict[str, object]) -> bytes:
+        if next(self._file.extents(), None) is not None:  # making a table writes no row
+            raise ValueError(
+                f"{self.folder} holds rows but no {path.name}; put it back or name another folder"
+            )
         identity = secrets.token_bytes(16)
         for left in self.folder.glob("undo-*"):
             self._disk.remove(left)
-        self._file.truncate(0)
         self._file.truncate(self._layout.num_rows * self._layout.record_bytes)
         self._file.sync()
         self._table = identity

@@ -54,7 +54,7 @@ class StoredTable:
         self._buffers = (Buffers(layout, device), Buffers(layout, device))
         self._ahead: _Ahead | None = None
         self._latest: _Latest | None = None
-        self._failure: OSError | None = None
+        self._failure: Exception | None = None
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="table")
 
     def __len__(self) -> int:
@@ -192,7 +192,7 @@ class StoredTable:
             self._raise_failure()
             self._travel.down(buffers, len(rows), after=after)
             self._write_from(rows, buffers.host(len(rows)))
-        except OSError as error:
+        except Exception as error:  # raised by the next call
             self._failure = error
 
     def _read_into(self, rows: Numbers, tensors: dict[str, Tensor]) -> None:

@@ -2,13 +2,13 @@
 
     python -m tests.benchmarks.bench_tables [--record] [--rows 2000000] [--taken 20000] ...
 
-First all rows are made. Then every step takes blocks of rows at random, prefetched one step ahead,
-and writes them back; nothing is computed, so a step is only the moving. Bytes are those of the
-rows' records, read once and written once. By turns in one run: the copy, rows on the device, in
-host memory, in the file, in the file just after a checkpoint (when every block is kept before it is
-written). The folder's disk is measured by a file written and read in one go, the system's copy of
-it dropped in between. A memory limit, such as `systemd-run --user --scope -p MemoryMax=6G`, is set
-from outside.
+First all rows are made, but with `--sparse`. Then every step takes blocks of rows at random,
+prefetched one step ahead, and writes them back; nothing is computed, so a step is only the moving.
+Bytes are those of the rows' records, read once and written once. By turns in one run: the copy,
+rows on the device, in host memory, in the file, in the file just after a checkpoint (when every
+block is kept before it is written). The folder's disk is measured by a file written and read in one
+go, the system's copy of it dropped in between. A memory limit, such as `systemd-run --user --scope
+-p MemoryMax=6G`, is set from outside.
 """
 
 import argparse
@@ -48,7 +48,7 @@ class Steps:
         self._step()
         self.first_s = time.perf_counter() - began
         began = time.perf_counter()
-        for first in range(0, options.rows, options.taken):
+        for first in range(0, 0 if options.sparse else options.rows, options.taken):
             rows = torch.arange(first, min(first + options.taken, options.rows))
             table.scatter(table.gather(rows))
         self.all_s = self._settled(began)
@@ -214,6 +214,7 @@ def main() -> None:
     flags.add_argument(
         "--tables", nargs="+", default=["resident", "host", "mapped"], help="which to measure"
     )
+    flags.add_argument("--sparse", action="store_true", help="make rows when they are first taken")
     options = flags.parse_args()
     torch.set_num_threads(options.threads)
     folder = Path(tempfile.mkdtemp(prefix="tables-", dir=options.folder))

@@ -5,6 +5,7 @@ there, or torn: some of its pieces are. Of names, some first part of the changes
 of the folder is there, as journalling file systems have it.
 """
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -106,9 +107,11 @@ def image_of(folder: Path) -> Image:
 
 
 def write_image(folder: Path, image: Image) -> None:
+    """Make the folder; files of zeros are holes."""
     folder.mkdir(parents=True)
     for name, content in image.items():
-        (folder / name).write_bytes(content)
+        (folder / name).write_bytes(content if any(content) else b"")
+        os.truncate(folder / name, len(content))
 
 
 def stopped(start: Image, log: list[Entry], rng: np.random.Generator) -> Image:

@@ -187,6 +187,27 @@ def test_a_file_that_was_cut_is_refused(opened, tmp_path, name):
         opened("mapped")
 
 
+@pytest.mark.parametrize("content_of", [b"", b"{}", b"[]", b'{"id": 3}', b"\xff"])
+def test_a_description_that_is_none_is_refused(opened, tmp_path, content_of):
+    opened("mapped").close()
+    (tmp_path / "table" / "table.json").write_bytes(content_of)
+    with pytest.raises(
+        ValueError, match=r"table\.json describes no table; put back the table's own"
+    ):
+        opened("mapped")
+
+
+def test_rows_without_a_description_are_not_overwritten(opened, tmp_path):
+    table = opened("mapped")
+    list(run(table, PLAN))
+    table.close()
+    (tmp_path / "table" / "table.json").unlink()
+    before = (tmp_path / "table" / "rows").read_bytes()
+    with pytest.raises(ValueError, match=r"holds rows but no table\.json; put it back or name"):
+        opened("mapped")
+    assert (tmp_path / "table" / "rows").read_bytes() == before
+
+
 def test_a_journal_of_another_table_is_refused(opened, tmp_path):
     opened("mapped").close()
     stored(tmp_path / "other").close()
