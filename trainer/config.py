@@ -254,11 +254,11 @@ def load(path: Path, changes: Sequence[str] = ()) -> RunConfig:
     """
     tree = read_tree(path)
     for change in changes:
-        _apply(tree, change)
+        apply_change(tree, change)
     return absolute(from_tree(tree, source=str(path)), path.resolve().parent)
 
 
-def _apply(tree: dict[str, Any], change: str) -> None:
+def apply_change(tree: dict[str, Any], change: str) -> None:
     """Set one leaf of the tree, from `dotted.path=value` with the value in YAML."""
     dotted, equals, text = change.partition("=")
     *parents, leaf = dotted.split(".")
