@@ -29,6 +29,7 @@ from trainer.gallery import Gallery
 from trainer.margins import class_margins, make_margin
 from trainer.pool import Head, make_pool_head
 from trainer.sample_rules import SampleRules
+from trainer.sampling import make_sampling
 from trainer.topology import Topology
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -139,6 +140,7 @@ def _head(config: RunConfig, dataset: Dataset, topology: Topology) -> Head:
             class_margin=class_margin,
             scale=head.scale,
             sub_centres=head.sub_centres,
+            sampling=make_sampling(head.sampling),
             group=topology.group,
             learning_rate=config.optimizer.learning_rate * head.learning_rate_ratio,
             learning_rate_ratios=head.learning_rate_ratios,

@@ -9,6 +9,7 @@ from pydantic_core import ArgsKwargs
 from trainer.config_fields import NonNegative, Positive, Rate, ShareBelowOne, config
 from trainer.config_margin import CosFaceConfig, MarginConfig
 from trainer.config_pool import PoolConfig
+from trainer.config_sampling import SamplingConfig
 
 ClassRatio = tuple[Annotated[int, Field(ge=0)], Positive, NonNegative]
 """First class, last class + 1, ratio."""
@@ -37,6 +38,8 @@ class HeadConfig:
     margin: MarginConfig = CosFaceConfig()
     class_margins: ClassMarginsConfig | None = None
     """Unset gives every class the margin's own number."""
+    sampling: SamplingConfig | None = None
+    """Unset compares with all identities."""
     scale: Rate = 64.0
     """Factor s of the cosines."""
     sub_centres: Positive = 1

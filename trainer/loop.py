@@ -27,6 +27,7 @@ from trainer.evaluate.embed import verify
 from trainer.history import History
 from trainer.margins import margin_state
 from trainer.metrics import Metrics, truncate_history
+from trainer.sampling import describe_sampling
 from trainer.step import train_step
 from trainer.stop_request import StopRequest
 from trainer.topology import Topology
@@ -95,6 +96,7 @@ class _Run:
         with StopRequest(self.folder) as stop, self._progress() as bar:
             batches = iter(loader)
             try:
+                self._tell_sampling(bar)
                 while self.step < self.config.steps and not stopping:
                     self._one_step(batches)
                     bar.update()
@@ -110,6 +112,11 @@ class _Run:
             finally:
                 loader.close()
         return "stopped" if stopping and self.step < self.config.steps else "finished"
+
+    def _tell_sampling(self, bar: "tqdm[NoReturn]") -> None:
+        line = describe_sampling(self.config, num_identities=self.parts.dataset.num_identities)
+        if line is not None:
+            self._tell(line, bar)
 
     def _one_step(self, batches: Iterator[LoadedStep]) -> None:
         began = time.perf_counter()

@@ -8,7 +8,7 @@ class to be drawn.
 import math
 
 
-def share_visited(num_classes: int, *, positives: int, rate: float) -> float:
+def share_visited(num_classes: int, *, positives: float, rate: float) -> float:
     """r_eff = (|P| + q (C - |P|)) / C: the mean share of the classes in a step's denominator.
 
     `positives` is the number of distinct classes in the global batch, `rate` the probability q of

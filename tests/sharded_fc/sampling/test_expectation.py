@@ -81,7 +81,7 @@ def test_on_random_centres_the_correction_removes_what_acts_like_a_smaller_margi
     options = {"target": 0.0, "positives": 64, "rate": 0.1, "scale": 32.0}
     plain = log_sums(cosine, correction="none", **options) - truth
     corrected = log_sums(cosine, correction="logq", **options) - truth
-    share = share_visited(20_000, positives=64, rate=0.1)
+    share = share_visited(20_000, positives=64.0, rate=0.1)
     # Among like classes the bias is ln(r_eff): that of a margin smaller by -ln(r_eff) / s.
     assert plain.mean() == pytest.approx(math.log(share), abs=0.05)
     assert abs(corrected.mean()) < 0.05

@@ -10,7 +10,7 @@ from sharded_fc.sampling.inclusion import most_on_rank
 
 
 def test_the_share_counts_positives_whole_and_others_by_their_rate():
-    assert share_visited(1000, positives=100, rate=0.1) == pytest.approx((100 + 90) / 1000)
+    assert share_visited(1000, positives=100.0, rate=0.1) == pytest.approx((100 + 90) / 1000)
 
 
 def test_a_tenth_of_the_classes_acts_like_a_margin_of_0364_instead_of_04():
