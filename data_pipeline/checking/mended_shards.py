@@ -69,10 +69,12 @@ def mended(dataset: Dataset, index: int, state: ShardState, folder: Path) -> Men
     def samples() -> Iterator[tuple[str, bytes, int]]:
         with tar.open("rb") as stream:
             for place in kept.tolist():
-                offset, size, _, label = records[place].item()
+                offset, size, crc, label = records[place].item()
                 stream.seek(offset)
-                key = keys.get(offset, f"{shard.first_sample + place:09d}")
-                yield key, stream.read(size), label
+                content = stream.read(size)
+                if crc32(content) != crc:
+                    raise DataError(f"{tar} has changed since it was checked; check it again")
+                yield keys.get(offset, f"{shard.first_sample + place:09d}"), content, label
 
     written = write_shard(folder, shard.name, samples(), first_sample=shard.first_sample)
     if (written.tar, written.members) == (shard.tar, shard.members):

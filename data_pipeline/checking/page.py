@@ -66,6 +66,8 @@ def write_page(reports: Sequence[Report], path: Path | str) -> None:
         sync(partial)
         partial.rename(path)
     except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
         raise DataError(f"cannot write {path}: {error.strerror or error}") from error
 
 

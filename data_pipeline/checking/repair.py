@@ -19,6 +19,7 @@ from data_pipeline.checking.mended_tables import mended_tables
 from data_pipeline.checking.report import DatasetReport
 from data_pipeline.errors import DataError
 from data_pipeline.index import INDEX, MEMBER, Dataset, Shard, index_text
+from data_pipeline.index_file import read_index
 from data_pipeline.partial import lock, sync
 
 MAX_LOST = 0.01  # as much as packing leaves out unless asked otherwise
@@ -56,6 +57,8 @@ def repair(report: DatasetReport, *, max_lost: float = MAX_LOST) -> Repaired:
     held = lock(dataset.path)
     scratch = dataset.path / SCRATCH
     try:
+        if Dataset(path=dataset.path, **read_index(dataset.path)) != dataset:
+            raise DataError(f"{dataset.path} has changed since it was checked; check it again")
         shutil.rmtree(scratch, ignore_errors=True)  # a killed repair's
         scratch.mkdir()
         return _repair(report, scratch, max_lost)

@@ -251,6 +251,20 @@ def test_two_repairs_at_once_are_refused(dataset):
     os.close(held)
 
 
+def test_what_changed_since_the_check_is_not_sealed(dataset):
+    flip_byte(dataset, 0)
+    report = report_of(dataset.path)
+    assert isinstance(report, DatasetReport)
+    flip_byte(dataset, 1)
+    before = contents(dataset.path)
+    with pytest.raises(DataError, match="changed since it was checked"):
+        repair(report, max_lost=0.5)
+    assert contents(dataset.path) == before
+    repaired(dataset.path)
+    with pytest.raises(DataError, match="changed since it was checked"):
+        repair(report, max_lost=0.5)
+
+
 class Killed(BaseException):
     """The process ends here; nothing that would follow happens."""
 

@@ -7,6 +7,7 @@ import pytest
 
 from data_pipeline.checking.check import check
 from data_pipeline.errors import DataError
+from data_pipeline.reindex import reindex, tars_of
 from tests.data_pipeline.checking.broken import (
     cmyk_jpeg,
     found,
@@ -167,3 +168,22 @@ def test_a_folder_that_packing_refuses_is_found(tmp_path):
     folder = write_folder(tmp_path / "faces", people({"ann": 3}).images)
     (folder / "ann" / "passwd.jpg").symlink_to("/etc/passwd")
     assert found(folder) == {"folder_refused": 1}
+
+
+def test_a_file_too_large_for_an_image_is_found_and_never_held(tmp_path, monkeypatch):
+    tars(tmp_path / "tars", [*sample("a"), *sample("b", content=jpeg(1) + bytes(5_000))])
+    monkeypatch.setattr("data_pipeline.checking.tars.MAX_MEMBER_BYTES", 4_000)
+    assert found(tmp_path / "tars") == {"too_large": 1}
+    reindex(tars_of(str(tmp_path / "tars")), tmp_path / "index")
+    report = report_of(tmp_path / "index")
+    assert report.findings.counts == {"too_large": 1}
+    assert report.findings.named["too_large"][0].sample == 1
+
+
+def test_members_of_unknown_kinds_are_told(tmp_path):
+    path = write_tar(tmp_path / "t.tar", sample("a"))
+    with tarfile.open(path, "a") as tar:
+        info = tarfile.TarInfo("odd")
+        info.type = b"V"  # the name of a volume, in GNU's form
+        tar.addfile(info)
+    assert found(path) == {"others": 1}
