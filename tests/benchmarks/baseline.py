@@ -56,7 +56,10 @@ class PublicHead:
         low = self.operands != torch.float32
         with torch.autocast(embedding.device.type, dtype=self.operands, enabled=low):
             cosine = F.linear(F.normalize(embedding), F.normalize(self.centre))
-        cosine = (cosine.float() if low else cosine).clamp(-1.0, 1.0)
+        return self._cross_entropy(cosine, label)
+
+    def _cross_entropy(self, cosine: Tensor, label: Tensor) -> Tensor:
+        cosine = cosine.float().clamp(-1.0, 1.0)
         with torch.no_grad():
             index = label.unsqueeze(1)
             target = cosine.gather(1, index).arccos_().add_(self.margin_rad).cos_()
