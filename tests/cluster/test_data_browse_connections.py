@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from http import HTTPStatus
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cluster.browse import connections
 from cluster.browse.connections import MAX_CONNECTIONS, MAX_REQUEST_BYTES, Answer, Connections
@@ -54,6 +56,14 @@ def served():
         loop.call_soon_threadsafe(stop.set)
         thread.join()
         loop.close()
+
+
+def is_closed(client):
+    """Whether the server ended a connection; waits for it."""
+    try:
+        return client.recv(1) == b""
+    except ConnectionResetError:
+        return True
 
 
 @pytest.fixture(scope="module")
@@ -120,12 +130,29 @@ def test_what_is_no_request_is_answered_and_the_next_one_works(port, request_, s
     assert ask(port, b"GET / HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 200 ")
 
 
-def test_silent_connections_keep_nobody_out(port):
+@given(
+    st.binary(max_size=60),
+    st.sampled_from([b"GET / HTTP/1.1\r\nHost: x\r\nCookie: a=1\r\n", b"HEAD /x?", b""]),
+    st.integers(0, 40),
+)
+def test_any_bytes_get_one_of_the_answers_there_are(port, noise, around, place):
+    request_ = around[:place] + noise + around[place:] + b"\r\n\r\n"
+    assert ask(port, request_)[:13] in {
+        b"HTTP/1.1 200 ",
+        b"HTTP/1.1 400 ",
+        b"HTTP/1.1 405 ",
+        b"HTTP/1.1 500 ",
+    }
+
+
+def test_silent_connections_keep_nobody_out(port, monkeypatch):
+    monkeypatch.setattr(connections, "READ_S", 2 * PATIENCE_S)  # they stay for as long as they may
     held = [connect(port) for _ in range(3 * MAX_CONNECTIONS)]
     try:
         for client in held[::2]:
             client.sendall(b"GET /x HTT")
         assert ask(port, b"GET / HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+        assert all(is_closed(client) for client in held[: 2 * MAX_CONNECTIONS]), "the oldest"
     finally:
         for client in held:
             client.close()

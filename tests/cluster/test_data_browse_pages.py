@@ -3,6 +3,7 @@
 import asyncio
 import io
 import re
+import shutil
 import tracemalloc
 from collections import Counter
 from dataclasses import replace
@@ -164,6 +165,16 @@ def test_names_are_shown_escaped_when_asked(with_names):
     assert "<script" not in texts
     assert "<bdi>person 1</bdi>" in texts
     assert "&lt;script src=//evil&gt;" in texts, "and kept from turning the text around it"
+
+
+def test_the_folder_of_a_dataset_is_shown_escaped(dataset, tmp_path):
+    folder = tmp_path / "<script src=x><b>"
+    shutil.copytree(dataset.path, folder)
+    visitor = Visitor(folder)
+    for text in crawl(visitor).values():
+        assert "<script" not in text
+        assert "&lt;script src=x&gt;" in text
+    visitor.site.close()
 
 
 def test_names_are_found_by_part_and_identities_by_number(visitor, with_names):
