@@ -4,7 +4,7 @@ A few kilobytes can ask a decoder for gigabytes, so the number of pixels is look
 anything decodes them. The forms are those that a dataset may hold: JPEG, PNG and WebP.
 """
 
-import re
+import struct
 from typing import Literal, NamedTuple
 
 MAX_PIXELS = 4096 * 4096  # 48 MiB decoded; faces are far smaller, bombs far larger
@@ -13,12 +13,14 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 """What Pillow may read when a source is packed; some of its other readers run programs (EPS)."""
 ORIENTATION = 0x0112  # EXIF; 5 to 8 mean that height and width change places
 TRANSPOSED = range(5, 9)
-MOST_SEGMENTS = 10_000  # before a JPEG's frame header; real files have a few dozen at most
+MOST_SEGMENTS = 10_000  # of a JPEG before its first scan; real files have a few dozen at most
 
-_MARKER = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)  # ITU-T T.81, B.1.1.2: fill bytes, a code
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF; not tables (DHT, JPG, DAC)
-_LONE = frozenset((0x01, *range(0xD0, 0xDA)))  # TEM, RST0 to RST7, SOI, EOI: no length follows
-_SCAN = 0xDA
+# ITU-T T.81, table B.1
+_SEGMENT = struct.Struct(">HH").unpack_from  # marker, length
+_FRAME = struct.Struct(">BHHB").unpack_from
+_FIRST, _SCAN, _FILL = 0xFFC0, 0xFFDA, 0xFFFF
+_FRAMES = frozenset(range(0xFFC0, 0xFFD0)) - {0xFFC4, 0xFFC8, 0xFFCC}  # SOF; not DHT, JPG, DAC
+_LONE = frozenset(range(0xFFD0, 0xFFDA))  # RST0 to RST7, SOI, EOI: no length follows
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by colour type; 3 is a palette
 _PALETTE = 3
 
@@ -57,28 +59,30 @@ def _jpeg(content: bytes) -> ImageHeader | None:
 
     Segments must follow each other, as DALI has it; libjpeg alone reads over bytes between them.
     """
-    header, at = None, 2
-    for _ in range(MOST_SEGMENTS):
-        found = _MARKER.match(content, at)
-        if found is None:
-            return None
-        at, marker = found.end(), found[1][0]
-        if marker == _SCAN:
-            return header
-        if marker in _LONE:
-            return None
-        if marker in _FRAMES:
-            if header is not None or len(content) < at + 8:
+    frame, at = None, 2
+    try:
+        for _ in range(MOST_SEGMENTS):
+            marker, length = _SEGMENT(content, at)
+            if marker == _SCAN:
+                break
+            if marker == _FILL:
+                at += 1
+                continue
+            if marker < _FIRST or marker in _LONE or length < 2:
                 return None
-            header = ImageHeader(
-                form="JPEG",
-                height=_big(content, at + 3, 2),
-                width=_big(content, at + 5, 2),
-                bits=content[at + 2],
-                channels=content[at + 7],
-            )
-        at += max(_big(content, at, 2), 2)
-    return None
+            if marker in _FRAMES:
+                if frame is not None:
+                    return None
+                frame = _FRAME(content, at + 4)
+            at += 2 + length
+        else:
+            return None
+    except struct.error:  # cut
+        return None
+    if frame is None:
+        return None
+    bits, height, width, channels = frame
+    return ImageHeader("JPEG", height, width, bits, channels)
 
 
 def _png(content: bytes) -> ImageHeader | None:
