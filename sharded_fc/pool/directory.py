@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Int64
 
-FREE = -1
+from sharded_fc.pool.lookup import FREE, SlotIndex, UseQueue, look_up
+
 ROWS = 2
 """Features of an identity: the two last ones."""
 
@@ -53,7 +54,7 @@ class Directory:
         self.next_row = np.zeros(slots, np.int64)
         self.num_inserted = 0
         self.filled = 0
-        self._index()
+        self._look_up_anew()
 
     def __len__(self) -> int:
         return len(self.label)
@@ -99,19 +100,19 @@ class Directory:
             )
         self.label, self.last_use, self.next_row = label, last_use, next_row
         self.num_inserted, self.filled = num_inserted, filled
-        self._index()
+        self._look_up_anew()
 
     def find(
         self, label: Int64[np.ndarray, " n"], *, after: Change | None = None
     ) -> Int64[np.ndarray, " n"]:
         """The slot of each label, or FREE; with `after`, as it will be once that is applied."""
-        slot = _look_up(label, self._label, self._slot)
+        slot = self._index.find(label)
         if after is None:
             return slot
         place = np.searchsorted(after.slot, slot).clip(max=len(after.slot) - 1)
         slot = np.where(after.slot[place] == slot, FREE, slot)  # its holder is given anew
         order = np.argsort(after.label)
-        changed = _look_up(label, after.label[order], after.slot[order])
+        changed = look_up(label, after.label[order], after.slot[order])
         return np.where(changed == FREE, slot, changed)
 
     def filled_after(self, change: Change) -> int:
@@ -154,23 +155,13 @@ class Directory:
 
     def apply(self, change: Change) -> None:
         """Carry out what `plan` has found; it must be of the directory as it is."""
-        before = self.label[change.slot]
-        new = before != change.label
-        left = before[new & (before != FREE)]
+        new = self.label[change.slot] != change.label
         self.filled = self.filled_after(change)
         self.label[change.slot] = change.label
         self.last_use[change.slot] = change.last_use
         self.next_row[change.slot] = change.next_row
         self.num_inserted += change.num_labels
-        if not new.any():
-            return
-        gone = np.searchsorted(self._label, left)
-        kept_label, kept_slot = np.delete(self._label, gone), np.delete(self._slot, gone)
-        order = np.argsort(change.label[new])
-        label, slot = change.label[new][order], change.slot[new][order]
-        place = np.searchsorted(kept_label, label)
-        self._label = np.insert(kept_label, place, label)
-        self._slot = np.insert(kept_slot, place, slot)
+        self._index.add(change.label[new], change.slot[new])
 
     def _plan(self, labels: Int64[np.ndarray, " batch"]) -> Change:
         """`plan` for at most as many labels as slots: nobody inserted here is evicted here."""
@@ -221,8 +212,8 @@ class Directory:
         there = slot != FREE
         if self.filled + int((~there).sum()) <= len(self):
             return there, np.empty(0, np.int64)
-        oldest = self._oldest(min(len(slot), self.filled))
-        place = _look_up(slot, np.sort(oldest), np.argsort(oldest))
+        oldest = self._queue.oldest(min(len(slot), self.filled), filled=self.filled)
+        place = look_up(slot, np.sort(oldest), np.argsort(oldest))
         recent = self.filled - 1 - place
         at_risk = there & (place != FREE) & (recent + np.arange(len(slot)) >= len(self))
         # People who are not there count as less recent, those not among the oldest as more.
@@ -237,28 +228,9 @@ class Directory:
         stays[place[there & (place != FREE)]] = True
         return there, oldest[~stays]
 
-    def _oldest(self, n: int) -> Int64[np.ndarray, " n"]:
-        """The `n` slots least recently used, the oldest first."""
-        use = self.last_use[: self.filled]
-        chosen = np.argpartition(use, n - 1)[:n] if n else np.empty(0, np.int64)
-        return chosen[np.argsort(use[chosen])]
-
-    def _index(self) -> None:
-        """What `find` looks labels up in, sorted: 16 bytes a slot, however many identities."""
-        self._slot = np.argsort(self.label[: self.filled])
-        self._label = self.label[self._slot]
-
-
-def _look_up(
-    wanted: np.ndarray,
-    ascending: np.ndarray,
-    value: np.ndarray,
-) -> np.ndarray:
-    """`value` where `ascending` has what is wanted, else FREE."""
-    if not len(ascending):
-        return np.full(len(wanted), FREE, np.int64)
-    place = np.searchsorted(ascending, wanted).clip(max=len(ascending) - 1)
-    return np.where(ascending[place] == wanted, value[place], FREE)
+    def _look_up_anew(self) -> None:
+        self._index = SlotIndex(self.label, filled=self.filled)
+        self._queue = UseQueue(self.last_use)
 
 
 def _last_writes(

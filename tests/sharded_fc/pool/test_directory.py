@@ -50,7 +50,8 @@ def test_ten_thousand_random_batches_equal_an_ordered_dict(seed: int):
     """
     generator = np.random.default_rng(seed)
     for _ in range(50):
-        slots, people = (int(x) for x in generator.integers(1, (41, 90)))
+        slots = int(generator.integers(1, 41, size=2).max())  # few small ones, which are slow
+        people = int(generator.integers(1, 90))
         directory, literal = Directory(slots), LiteralDirectory(slots)
         ours, theirs = features(directory), features(directory)
         for _ in range(20):
@@ -69,6 +70,22 @@ def test_ten_thousand_random_batches_equal_an_ordered_dict(seed: int):
         assert directory.find(np.arange(people)).tolist() == [
             literal.slot_of.get(label, FREE) for label in range(people)
         ]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_directory_of_a_thousand_equals_an_ordered_dict(seed: int):
+    """Large enough that what it looks up is now and then put in order, and mostly is not."""
+    generator = np.random.default_rng(seed)
+    slots = int(generator.integers(500, 1500))
+    people = int(slots * generator.uniform(1.05, 4.0))
+    directory, literal = Directory(slots), LiteralDirectory(slots)
+    for _ in range(150):
+        labels = generator.integers(people, size=int(generator.integers(1, slots // 4)))
+        directory.apply(directory.plan(labels))
+        literal.insert(labels.tolist())
+        assert_same(directory, literal)
+        wanted = [literal.slot_of.get(label, FREE) for label in range(people)]
+        assert directory.find(np.arange(people)).tolist() == wanted
 
 
 def test_somebody_evicted_and_seen_again_in_one_batch_is_new():
