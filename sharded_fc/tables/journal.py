@@ -54,6 +54,8 @@ class Entry:
     absent: Numbers
     present: Numbers
     contents: bytes
+    at: int
+    """Where the contents begin in the journal."""
 
 
 class Journal:
@@ -72,8 +74,11 @@ class Journal:
         self._durable = 0
 
     @classmethod
-    def create(cls, disk: Disk, path: Path, *, table: bytes, step: int, previous: int) -> "Journal":
+    def create(
+        cls, disk: Disk, folder: Path, *, table: bytes, step: int, previous: int
+    ) -> "Journal":
         """An empty journal. That it has its name makes the table's present state a checkpoint."""
+        path = folder / f"undo-{step:012d}"
         partial = partial_path(path)
         file = disk.open(partial)
         try:
@@ -87,7 +92,7 @@ class Journal:
         return cls(disk, path, table=table)
 
     @property
-    def bytes(self) -> int:
+    def taken_bytes(self) -> int:
         """What the journal takes on the disk, once it was read or written to the end."""
         return self._end
 
@@ -132,6 +137,7 @@ class Journal:
                 absent=~numbers[numbers < 0],
                 present=numbers[numbers >= 0],
                 contents=payload[8 * frame.count :],
+                at=self._end + _FRAME.size + 8 * frame.count,
             )
             self._end += frame.bytes
             self._frames += 1
@@ -142,6 +148,10 @@ class Journal:
                     f"{self.path} cannot be read from byte {self._end} on, though more was synced:"
                     " the disk has lost it; start from a copy of the table or anew"
                 )
+
+    def read(self, at: int, size: int) -> bytes:
+        """A part of an entry's contents."""
+        return self._file.read(at, size)
 
     def clear(self) -> None:
         """Forget the frames: the table is again what it was at the checkpoint."""
@@ -159,6 +169,25 @@ class Journal:
             return None
         magic, *numbers, _ = _FRAME.unpack(header)
         return _Frame(*numbers) if magic == _FRAME_MAGIC else None
+
+
+def open_chain(disk: Disk, folder: Path, *, table: bytes) -> list[Journal]:
+    """The table's journals, by ascending step: the newest and those before it without a gap."""
+    chain: list[Journal] = []
+    try:
+        for path in sorted(folder.glob("undo-*"), reverse=True):
+            journal = Journal(disk, path, table=table)
+            if chain and chain[0].previous != journal.step:
+                journal.close()
+                break
+            chain.insert(0, journal)
+    except BaseException:
+        for journal in chain:
+            journal.close()
+        raise
+    if not chain:
+        raise FileNotFoundError(f"{folder} has lost its undo files; start the table anew")
+    return chain
 
 
 def _read_beginning(file: File, table: bytes) -> tuple[int, int]:

@@ -6,7 +6,6 @@ rows get their first values, a hash of (seed, row, column), when they are first 
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -87,19 +86,6 @@ class Layout:
     def record_bytes(self) -> int:
         """Size of a record."""
         return self.mark + _ALIGNMENT
-
-    def facts(self) -> dict[str, Any]:
-        """What a file of records has to agree with, as JSON."""
-        return {
-            "first row": self.start,
-            "last row + 1": self.stop,
-            "seed": self.seed,
-            "random columns": self.random_columns,
-            "record": {
-                name: f"{field.width} x {str(field.dtype).removeprefix('torch.')}"
-                for name, field in self.fields.items()
-            },
-        }
 
     def empty(self, num_rows: int, *, pinned: bool = False) -> dict[str, Tensor]:
         """Room for so many rows' fields, [num_rows, width] each, on the host."""

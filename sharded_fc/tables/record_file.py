@@ -10,7 +10,6 @@ a signal, and what is written when is ours to say. (A disk that can no longer be
 """
 
 import fcntl
-import json
 import mmap
 import secrets
 from collections.abc import Iterator
@@ -19,14 +18,13 @@ from pathlib import Path
 import numpy as np
 
 from sharded_fc.files import partial_path
+from sharded_fc.tables.description import NAME, Facts, describe, encode, read_description
 from sharded_fc.tables.disk import Disk
-from sharded_fc.tables.journal import Journal
+from sharded_fc.tables.journal import Journal, open_chain
 from sharded_fc.tables.layout import Layout, Records
 from sharded_fc.tables.runs import Numbers, blocks_of, pieces, rows_of, runs
 
 _PIECE_BYTES = 8 << 20  # of blocks read and kept at once
-
-VERSION = 1
 
 
 class RecordFile:
@@ -69,7 +67,7 @@ class RecordFile:
     @property
     def journal_bytes(self) -> int:
         """What all checkpoints take beside the table itself."""
-        return sum(journal.bytes for journal in self._journals)
+        return sum(journal.taken_bytes for journal in self._journals)
 
     def expect(self, rows: Numbers) -> None:
         """Have the system read ascending `rows` ahead, while this returns."""
@@ -175,24 +173,20 @@ class RecordFile:
 
     def _identity(self) -> bytes:
         """The table's random id, of one that is made where there was none."""
-        path = self.folder / "table.json"
-        facts = {"version": VERSION, "rows a block": self._block_rows, **self._layout.facts()}
+        facts = describe(self._layout, block_rows=self._block_rows)
+        path = self.folder / NAME
         if not path.exists():
             return self._create(path, facts)
-        try:
-            known = json.loads(path.read_text())
-            identity, known = bytes.fromhex(known["id"]), {name: known[name] for name in facts}
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{path} describes no table; put back the table's own") from None
+        known, identity = read_description(self.folder)
         for name, value in facts.items():
-            if known[name] != value:
+            if known.get(name) != value:
                 raise ValueError(
-                    f"{path} is of a table whose {name} is {known[name]}, not {value};"
+                    f"{path} is of a table whose {name} is {known.get(name)}, not {value};"
                     " continue with what made it, or name another folder"
                 )
         return identity
 
-    def _create(self, path: Path, facts: dict[str, object]) -> bytes:
+    def _create(self, path: Path, facts: Facts) -> bytes:
         if next(self._file.extents(), None) is not None:  # making a table writes no row
             raise ValueError(
                 f"{self.folder} holds rows but no {path.name}; put it back or name another folder"
@@ -207,32 +201,24 @@ class RecordFile:
         self._journals.pop().close()
         file = self._disk.open(partial_path(path))
         file.truncate(0)
-        file.write(0, json.dumps({**facts, "id": identity.hex()}, indent=1).encode())
+        file.write(0, encode(facts, identity))
         file.sync()
         file.close()
         self._disk.rename(file.path, path)
         return identity
 
     def _begin(self, step: int, *, previous: int) -> None:
-        path = self.folder / f"undo-{step:012d}"
-        journal = Journal.create(self._disk, path, table=self._table, step=step, previous=previous)
+        journal = Journal.create(
+            self._disk, self.folder, table=self._table, step=step, previous=previous
+        )
         self._journals.append(journal)
 
     def _find_journals(self) -> None:
-        """Open the newest journal and those before it, as far as the chain is unbroken."""
-        for left in self.folder.glob(".*.partial"):
-            self._disk.remove(left)
-        paths = sorted(self.folder.glob("undo-*"), reverse=True)
-        for path in paths:
-            journal = Journal(self._disk, path, table=self._table)
-            if self._journals and self._journals[0].previous != journal.step:
-                journal.close()
-                break
-            self._journals.insert(0, journal)
-        if not self._journals:
-            raise FileNotFoundError(f"{self.folder} has lost its undo files; start the table anew")
-        for path in paths[len(self._journals) :]:
-            self._disk.remove(path)
+        self._journals = open_chain(self._disk, self.folder, table=self._table)
+        chained = {journal.path for journal in self._journals}
+        for left in (*self.folder.glob(".*.partial"), *self.folder.glob("undo-*")):
+            if left not in chained:
+                self._disk.remove(left)
 
     def _mapped(self) -> np.ndarray:
         layout = self._layout

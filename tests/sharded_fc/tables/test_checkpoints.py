@@ -170,7 +170,7 @@ def test_a_table_in_use_is_refused(opened, tmp_path):
         ({"seed": 4}, "whose seed is 3, not 4"),
         ({"stop": 139}, r"whose last row \+ 1 is 140, not 139"),
         ({"initial_columns": 5}, "whose random columns is 6, not 5"),
-        ({"dtype": torch.bfloat16}, "whose record is .*6 x float32.* not .*6 x bfloat16"),
+        ({"dtype": torch.bfloat16}, r"whose record is .*6, 'float32'.* not .*6, 'bfloat16'"),
     ],
 )
 def test_a_table_of_other_rows_is_refused(opened, changes, message):
@@ -194,6 +194,14 @@ def test_a_description_that_is_none_is_refused(opened, tmp_path, content_of):
     with pytest.raises(
         ValueError, match=r"table\.json describes no table; put back the table's own"
     ):
+        opened("mapped")
+
+
+def test_a_description_of_another_version_is_refused(opened, tmp_path):
+    opened("mapped").close()
+    path = tmp_path / "table" / "table.json"
+    path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
+    with pytest.raises(ValueError, match="is of version 2; this facescale reads 1"):
         opened("mapped")
 
 
