@@ -81,12 +81,13 @@ class Frame:
         return tag("header", tag("div", brand, nav, form), class_="bar")
 
     def _foot(self) -> Html:
+        option = tag("code", "--names")
         names = (
-            "Names are shown because of --names."
+            ["Names are shown because of ", option, "."]
             if self.shows_names
-            else "Identities are numbers; --names shows their names."
+            else ["Identities are numbers; ", option, " shows their names."]
         )
-        return tag("footer", f"Faces are personal data. Only this browser sees them here. {names}")
+        return tag("footer", "Faces are personal data. Only this browser sees them here. ", *names)
 
 
 def void(name: str, **attributes: str | float | int | None) -> Html:

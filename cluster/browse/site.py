@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http import HTTPStatus
+from textwrap import wrap
 from typing import TYPE_CHECKING, TypeVar, get_args
 
 from cluster.browse.connections import Answer, Request
@@ -80,6 +81,8 @@ class Site:
             return self._problem(HTTPStatus.NOT_FOUND, str(error))
         except BadQueryError as error:
             return self._problem(HTTPStatus.BAD_REQUEST, str(error))
+        except DataError as error:
+            return self._problem(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
 
     def close(self) -> None:
         """Wait for what is being made, and close all files."""
@@ -197,18 +200,19 @@ def _see_other(address: str) -> Answer:
 
 def _stand_in(words: str) -> Html:
     """A picture that says why there is none."""
-    first, second = words.split(" ", 2)[:2], words.split(" ", 2)[2:]
-    style = {"x": 56, "text_anchor": "middle", "font_size": 9, "fill": "#b4442f"}
+    lines = ["cannot be used:", *wrap(words, 20)]
+    top = 60 - 6 * len(lines)
     return tag(
         "svg",
         tag("rect", width=112, height=112, fill="#fbeae6"),
-        tag("text", "cannot be used:", y=46, font_family="sans-serif", **style),
-        tag("text", " ".join(first), y=60, font_family="sans-serif", **style),
-        tag("text", " ".join(second), y=72, font_family="sans-serif", **style),
+        *(tag("text", line, x=56, y=top + 12 * n, fill="#b4442f") for n, line in enumerate(lines)),
         xmlns="http://www.w3.org/2000/svg",
         viewBox="0 0 112 112",
         width=112,
         height=112,
+        font_family="sans-serif",
+        font_size=9,
+        text_anchor="middle",
         role="img",
         aria_label=words,
     )

@@ -87,9 +87,13 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere;
 .bars tbody th { font-weight: 450; } .bars td.grow { width: 60%; padding-right: 0; }
 .bars svg { height: 14px; margin: 4px 0 0; }
 .bad { border-left: 4px solid var(--warn); }
+footer code { white-space: nowrap; }
+@media (max-width: 760px) {
+  .bar form { width: 100%; } .bar form label { flex: 1 1 12em; }
+}
 @media (max-width: 520px) {
   main { padding: 16px 12px 48px; } .bar > div { padding: 10px 12px; }
-  .bar form { width: 100%; } .bar form label { flex: 1 1 100%; }
+  .bar form label { flex: 1 1 100%; }
   .bar form button { flex: 1; }
   .cards { grid-template-columns: repeat(auto-fill, minmax(100px, 1fr)); gap: 8px; }
   .cards.roomy { grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)); }

@@ -291,6 +291,18 @@ def test_damaged_images_are_shown_as_such_and_the_others_as_they_are(tmp_path):
     visitor.site.close()
 
 
+def test_a_dataset_that_is_damaged_meanwhile_is_said_to_be(tmp_path):
+    made = pack(people({"ann": 3, "bob": 2}), tmp_path / "faces")
+    visitor = Visitor(made.path)
+    records = made.path / f"{made.shards[0].name}.members"
+    records.write_bytes(bytes(records.stat().st_size))
+    answer = visitor.get("face/2")
+    assert answer.status == 500
+    assert "is damaged" in Page(answer.body.decode()).text
+    assert b"its shard cannot be read" in visitor.get("thumbnail/2").body
+    visitor.site.close()
+
+
 def test_tars_that_were_indexed_where_they_lie_are_shown_too(tmp_path):
     made = pack(people({"ann": 3, "bob": 2}), tmp_path / "faces")
     (tmp_path / "tars").mkdir()
