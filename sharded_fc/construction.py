@@ -46,6 +46,7 @@ def make_problem(
     unlabelled: Unlabelled,
     sampling: Sampling | None,
     conflict_cosine: float | None,
+    ignore_conflicts: bool,
     compute_dtype: torch.dtype | None,
     chunk_classes: int | None,
     kept_bytes: int | None,
@@ -76,6 +77,10 @@ def make_problem(
         clip_row_norm=clip_row_norm,
     )
     arguments.check_dtypes(dtype, state_dtype, compute_dtype)
+    if ignore_conflicts and conflict_cosine is None:
+        raise ValueError(
+            "ignore_conflicts needs a conflict_cosine, above which negatives are left out"
+        )
     ratios = arguments.check_ratios(learning_rate_ratios, num_classes=num_classes)
     chosen = arguments.make_optimizer(
         optimizer, momentum=momentum, weight_decay=weight_decay, betas=betas, eps=eps
@@ -106,7 +111,7 @@ def make_problem(
         compute_dtype=compute_dtype,
         working_dtype=working,
         kept_bytes=kept_bytes,
-        kernels_used=kernels,
+        kernels_used="torch" if ignore_conflicts else kernels,  # no kernel leaves them out
         seed=seed,
         catch_up=catch_up,
     )
@@ -127,6 +132,7 @@ def make_problem(
         scale=scale,
         unlabelled=unlabelled,
         conflict_cosine=conflict_cosine,
+        ignore_conflicts=ignore_conflicts,
         class_margin=None if class_margin is None else class_margin[start:stop].to(device),
         chunk_classes=chunk_classes,
         ratios=own_ratios,

@@ -116,6 +116,7 @@ def run_forward(
         hard=hard,
         class_range=batch.class_range,
         conflict_logit=None if problem.conflict_cosine is None else problem.conflict_cosine * scale,
+        ignore_conflicts=problem.ignore_conflicts,
         sub_centres=softmax.sub_centres,
         sigmoid_bias=bias,
         negative_weight=problem.negative_weight,

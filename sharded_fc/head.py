@@ -61,10 +61,11 @@ class ShardedHead(HeadRows):
     or float32), products are computed in `compute_dtype` (float32 on CPUs, float16 elsewhere).
     `learning_rate_ratios` are (first class, last class + 1, ratio); 0 freezes. `clip_row_norm`
     bounds the length of each row's gradient. `conflict_cosine` turns on counting of negatives above
-    it. `kept_bytes` bounds the products kept between the two visits; the default is 96 MiB, or a
-    sixteenth of the rows and their optimizer's if that is more. On CUDA devices `kernels` can
-    be "torch", "elementwise" (one pass over each product; what "auto" takes) or "fused" (no
-    products in memory); elsewhere it is torch.
+    it; `ignore_conflicts` leaves them out of the loss. `sampling` compares with a share of the
+    classes (`sampling.Sampling`). `kept_bytes` bounds the products kept between the two visits; the
+    default is 96 MiB, or a sixteenth of the rows and their optimizer's if that is more. On CUDA
+    devices `kernels` can be "torch", "elementwise" (one pass over each product; what "auto" takes)
+    or "fused" (no products in memory); elsewhere it is torch.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class ShardedHead(HeadRows):
         unlabelled: Unlabelled = "refuse",
         sampling: Sampling | None = None,
         conflict_cosine: float | None = None,
+        ignore_conflicts: bool = False,
         compute_dtype: torch.dtype | None = None,
         chunk_classes: int | None = None,
         kept_bytes: int | None = None,
@@ -119,6 +121,7 @@ class ShardedHead(HeadRows):
             unlabelled=unlabelled,
             sampling=sampling,
             conflict_cosine=conflict_cosine,
+            ignore_conflicts=ignore_conflicts,
             compute_dtype=compute_dtype,
             chunk_classes=chunk_classes,
             kept_bytes=kept_bytes,

@@ -186,6 +186,7 @@ def _code_for(product: Tensor, inverse_norm: Tensor, rules: Rules) -> ctypes.CDL
         and inverse_norm.is_contiguous()
         and rules.sub_centres == 1
         and rules.sigmoid_bias is None
+        and not rules.ignore_conflicts
     )
     return library() if suited else None
 

@@ -27,6 +27,7 @@ class Problem:
     scale: float
     unlabelled: Unlabelled
     conflict_cosine: float | None
+    ignore_conflicts: bool
     class_margin: Float[Tensor, " own_classes"] | None
     chunk_classes: int | None
     ratios: Ratios

@@ -25,7 +25,8 @@ class Rules:
     `label` is each sample's class, -1 for none; None where a tile is known to hold no sample's own
     class. `hard` is in logits already (`in_logits`).
     `class_range` holds the [start, stop) of classes each sample competes in. A negative above
-    `conflict_logit` is counted. `sub_centres` rows make a class; the best of them is its logit.
+    `conflict_logit` is counted and, with `ignore_conflicts`, left out. `sub_centres` rows make a
+    class; the best of them is its logit.
     `sigmoid_bias` and `negative_weight` belong to the sigmoid loss; None means softmax.
     """
 
@@ -34,6 +35,7 @@ class Rules:
     hard: HardNegatives | None = None
     class_range: Int[Tensor, "2 batch"] | None = None
     conflict_logit: float | None = None
+    ignore_conflicts: bool = False
     sub_centres: int = 1
     sigmoid_bias: Float[Tensor, ""] | None = None
     negative_weight: float = 1.0
@@ -75,6 +77,7 @@ def sum_tile(
     torch.maximum(measures[HIGHEST], logit.amax(0), out=measures[HIGHEST])
     if rules.conflict_logit is not None:
         measures[CONFLICTS].add_((logit > rules.conflict_logit).sum(0))
+    _ignore_conflicts(logit, rules)
     if rules.sigmoid_bias is not None:
         shifted = logit.sub_(rules.sigmoid_bias.to(logit.dtype))
         measures[SIGMOIDS].add_(torch.sigmoid(shifted).sum(0))
@@ -126,6 +129,7 @@ def gradient_tile(
     logit = torch.mul(product, (inverse_norm * rules.scale).unsqueeze(1), out=out)
     logit, winner = _classes(logit, rules.sub_centres)
     _leave_range(logit, first_class, rules.class_range)
+    _ignore_conflicts(logit, rules)
     slope = None
     if rules.sigmoid_bias is not None:
         gradient = logit.sub_(rules.sigmoid_bias.to(logit.dtype)).sigmoid_()
@@ -192,6 +196,17 @@ def _leave_range(
         return
     number = torch.arange(first_class, first_class + len(logit), device=logit.device).unsqueeze(1)
     logit.masked_fill_((number < class_range[0]) | (number >= class_range[1]), -torch.inf)
+
+
+def _ignore_conflicts(logit: Float[Tensor, "classes batch"], rules: Rules) -> None:
+    """Negatives that may be the same person weigh nothing (PFC*, arXiv:2203.15565).
+
+    Public code makes their logit 0 instead, which still counts. Own classes, if in here, are
+    overwritten by whoever calls.
+    """
+    if rules.ignore_conflicts:
+        assert rules.conflict_logit is not None
+        logit.masked_fill_(logit > rules.conflict_logit, -torch.inf)
 
 
 def _modulate(

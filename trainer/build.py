@@ -151,6 +151,7 @@ def _head(config: RunConfig, dataset: Dataset, topology: Topology) -> Head:
             weight_decay=head.weight_decay,
             clip_row_norm=head.clip_row_norm,
             conflict_cosine=head.conflict_cosine,
+            ignore_conflicts=head.ignore_conflicts,
             compute_dtype=None if head.precision == "auto" else DTYPES[head.precision],
             dtype=DTYPES[head.storage],
             state_dtype=None if head.state_storage is None else DTYPES[head.state_storage],

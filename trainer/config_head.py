@@ -68,6 +68,8 @@ class HeadConfig:
     conflict_cosine: Annotated[float, Field(gt=-1, lt=1)] | None = None
     """Two labels whose faces and centres lie closer may be one person. Counts such negatives, and
     at evaluations lists such pairs in `conflicts.csv`, comparing every centre with every other."""
+    ignore_conflicts: bool = False
+    """Leave negatives above `conflict_cosine` out of the loss (PFC*, arXiv:2203.15565)."""
 
     pool: PoolConfig | None = None
     """Unset trains a centre for everybody."""

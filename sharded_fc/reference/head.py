@@ -27,6 +27,8 @@ class DenseHead:
     that were certain, 0 of those left out; a term stands for its reciprocal. What is left out gets
     no gradient; `untouched` says whether its rows are stepped without one or stay as they are.
 
+    A negative whose cosine exceeds `ignored_above` is left out of its sample's loss.
+
     UniFace's bias is stepped by SGD with the same learning rate and momentum, without decay. For
     PlainSoftmax the last column of `centre` is the bias.
     """
@@ -46,6 +48,7 @@ class DenseHead:
         class_margin: Float[Tensor, " classes"] | None = None,
         clip_row_norm: float | None = None,
         learning_rate_ratios: Sequence[tuple[int, int, float]] = (),
+        ignored_above: float | None = None,
         untouched: Untouched = "caught_up",
         seed: int = 0,
     ) -> None:
@@ -55,6 +58,7 @@ class DenseHead:
         self.unlabelled: Unlabelled = unlabelled
         self.class_margin = class_margin
         self.clip_row_norm = clip_row_norm
+        self.ignored_above = ignored_above
         self.untouched: Untouched = untouched
         self.seed = seed
         self.num_steps = 0
@@ -131,6 +135,7 @@ class DenseHead:
             class_margin=self.class_margin,
             class_range=class_range,
             inclusion=inclusion,
+            ignored_above=self.ignored_above,
             step=self.num_steps,
             seed=self.seed,
         )

@@ -58,6 +58,7 @@ def sample_losses(
     class_margin: Float[Tensor, " classes"] | None = None,
     class_range: Int[Tensor, "batch 2"] | None = None,
     inclusion: Float[Tensor, " classes"] | None = None,
+    ignored_above: float | None = None,
     step: int = 0,
     seed: int = 0,
 ) -> Losses:
@@ -66,6 +67,7 @@ def sample_losses(
     cosine = _similarity(embedding, centre, normalised=margin.normalised)
     if sub_centres > 1:
         cosine = cosine.unflatten(1, (-1, sub_centres)).max(2).values
+    conflict = None if ignored_above is None else cosine.detach() > ignored_above
     labelled = label >= 0
     complete = bool(labelled.all())
     if unlabelled == "refuse" and not complete:
@@ -91,6 +93,9 @@ def sample_losses(
         penalty[place] += changed.penalty
         state = state | changed.state
     outside = _outside(class_range, inclusion, num_classes=cosine.shape[1])
+    if conflict is not None:
+        conflict &= torch.arange(cosine.shape[1], device=label.device) != label.unsqueeze(1)
+        outside = conflict if outside is None else outside | conflict
     times = torch.ones_like(cosine) if inclusion is None else _times(inclusion, cosine)
     if isinstance(margin, UniFace):
         shifted = scale * cosine - state["bias"].to(cosine.dtype)

@@ -4,8 +4,8 @@
         [--per-mille 10]
 
 A step is loss, embedding gradient and row update of a share of the classes. Each candidate takes
-turns with public code in one process. `draw` is what choosing the classes takes: here the first of a keyed permutation,
-there random keys, topk and a sort.
+turns with public code in one process. `draw` is what choosing the classes takes: here the first of
+a keyed permutation, there random keys, topk and a sort.
 """
 
 import argparse

@@ -246,6 +246,35 @@ def test_conflicts_are_counted_for_all_classes_from_those_that_were_drawn():
     assert abs(found.mean() - full) < 5 * found.std() / len(found) ** 0.5
 
 
+@pytest.mark.parametrize(
+    "margin",
+    [ArcFace(0.5), CurricularFace(0.5), MVSoftmax(0.35), UniFace(0.4)],
+    ids=lambda margin: type(margin).__name__,
+)
+@pytest.mark.parametrize("sampling", [None, MANNERS[2]], ids=["full", "sampled"])
+def test_conflicting_negatives_are_left_out_of_the_loss_by_their_raw_cosine(
+    ranks, margin, sampling
+):
+    options = {**OPTIONS, "margin": margin, "scale": 8.0, "sub_centres": 2}
+    batches = draw_batches([3, 4], num_classes=CLASSES, dim=DIM, steps=3)
+    asked = {"sampling": sampling, "conflict_cosine": 0.3, "ignore_conflicts": True}
+    results = ranks(2).run(train, {**options, **asked}, batches)
+    assert all(0.05 < s["conflict_share"] < 0.9 for s in results[0]["statistics"])
+    dense = dense_head(results, options, ignored_above=0.3)
+    for step, batch in enumerate(batches):
+        embedding, label = join(batch)
+        q = None if sampling is None else inclusion(sampling, label, step)
+        loss, _ = dense.step(embedding, label, inclusion=q)
+        torch.testing.assert_close(results[0]["loss"][step], loss)
+    for name, expected in dense.rows().items():
+        torch.testing.assert_close(gathered(results, name), expected)
+
+
+def test_ignoring_conflicts_needs_to_know_what_they_are():
+    with pytest.raises(ValueError, match="needs a conflict_cosine"):
+        make_head({**OPTIONS, "margin": CosFace(0.35), "ignore_conflicts": True})
+
+
 def test_adamw_can_leave_rows_frozen_but_not_catch_them_up():
     options = {**OPTIONS, "margin": CosFace(0.35), "optimizer": "adamw"}
     make_head({**options, "sampling": Sampling(rate=0.1)})
