@@ -53,11 +53,14 @@ class Travel:
     """Copies between the sides of buffers, made by another thread than the one that computes."""
 
     def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def now(self) -> Any:
         """What the device was told to do so far, for `up` and `down` to come after."""
-        return None if self._stream is None else torch.cuda.current_stream().record_event()
+        if self._stream is None:
+            return None
+        return torch.cuda.current_stream(self._device).record_event()
 
     def up(self, buffers: Buffers, num_rows: int, *, after: Any) -> None:
         """Copy host to device; the rows are there when this returns."""

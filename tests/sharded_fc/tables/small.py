@@ -36,10 +36,15 @@ def layout(**changes) -> Layout:
 
 
 def stored(
-    folder: Path, kind: Literal["host", "mapped"] = "mapped", *, step: int = 0, **changes
+    folder: Path,
+    kind: Literal["host", "mapped"] = "mapped",
+    *,
+    step: int = 0,
+    device: torch.device = CPU,
+    **changes,
 ) -> StoredTable:
     return open_table(
-        folder, layout(**changes), kept_in=kind, block_rows=BLOCK_ROWS, step=step, device=CPU
+        folder, layout(**changes), kept_in=kind, block_rows=BLOCK_ROWS, step=step, device=device
     )
 
 
@@ -52,7 +57,7 @@ def open_on(disk: Disk, folder: Path, kind: str, step: int) -> StoredTable:
     return StoredTable(layout(), records, device=CPU)
 
 
-def resident(**changes) -> ResidentTable:
+def resident(*, device: torch.device = CPU, **changes) -> ResidentTable:
     wanted = layout(**changes)
     rows = Rows(
         wanted.start,
@@ -60,7 +65,7 @@ def resident(**changes) -> ResidentTable:
         embedding_dim=wanted.embedding_dim,
         state_widths=wanted.state_widths,
         seed=wanted.seed,
-        device=CPU,
+        device=device,
         dtype=wanted.dtype,
         state_dtype=wanted.state_dtype,
         initial_columns=wanted.initial_columns,
@@ -97,7 +102,7 @@ def overlapping_rows(seed: int, steps: int, count: int = 12) -> list[Tensor]:
 def step_rows(taken, step: int) -> float:
     """Change everything that was taken by what it holds; a loss that depends on every centre."""
     generator = torch.Generator().manual_seed(step)
-    face = torch.randn(5, taken.centre.shape[1], generator=generator)
+    face = torch.randn(5, taken.centre.shape[1], generator=generator).to(taken.centre.device)
     centre = taken.centre.to(torch.float32, copy=True).requires_grad_()
     loss = torch.logsumexp(face @ centre.t(), 1).mean()
     (gradient,) = torch.autograd.grad(loss, centre)
