@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 
 from data_pipeline.errors import DataError
-from data_pipeline.sources.folder import MAX_IMAGE_BYTES
+from data_pipeline.image_header import MAX_IMAGE_BYTES
 
 LEADS_OUT = r"^/|(^|/)\.\.(/|$)|\x00|^[./]*$"
 """What a plain relative path never holds: a root, `..`, the end of a C string; and no name at all.

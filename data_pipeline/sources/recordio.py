@@ -18,8 +18,8 @@ import pyarrow
 from pyarrow import csv
 
 from data_pipeline.errors import DataError
+from data_pipeline.image_header import MAX_IMAGE_BYTES
 from data_pipeline.recordio import heads_at, read_record, unpack_record
-from data_pipeline.sources.folder import MAX_IMAGE_BYTES
 from data_pipeline.sources.mapped import mapped_table
 
 _BLOCK_BYTES = 1 << 18  # of the index, at once: some 15,000 records
