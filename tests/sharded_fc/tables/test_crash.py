@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from sharded_fc.tables import StoredTable
+from sharded_fc.tables import StoredTable, read_table
 from tests.sharded_fc.tables.small import (
     State,
     content,
@@ -123,6 +124,18 @@ def test_a_stop_during_the_way_back_changes_nothing(training, folders):
             image = stopped(disk.start, disk.log[:again], rng)
             check(folders(image), training, step)
     assert returned > 30
+
+
+def test_after_a_stop_a_checkpoint_can_be_read_without_going_back(training, folders):
+    rng = np.random.default_rng(2)
+    for length in rng.choice(len(training.disk.log) + 1, 25, replace=False).tolist():
+        image = training.left(length, 2)
+        if "table.json" not in image:  # stopped before there was a table
+            continue
+        step = training.wanted(length)
+        blocks = [tensors for _, tensors in read_table(folders(image), step=step, block=11)]
+        found = {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
+        assert same(found, training.states[step]), length
 
 
 MISTAKES = {
