@@ -82,6 +82,8 @@ def _repair(report: DatasetReport, scratch: Path, max_lost: float) -> Repaired:
             f"{dataset.path} would lose {len(left_out)} of {dataset.num_samples} samples, more "
             f"than the allowed share of {max_lost:g}; copy its damaged files again, or allow more"
         )
+    if len(left_out) == dataset.num_samples:
+        raise DataError(f"no sample of {dataset.path} can be used; copy or pack it again")
     shards = [
         found[index].shard if index in found else shard
         for index, shard in enumerate(dataset.shards)

@@ -144,6 +144,13 @@ def test_a_shard_that_is_gone_goes_from_the_index_where_that_is_allowed(dataset)
     assert found(dataset.path) == {}
 
 
+def test_a_dataset_without_a_sound_sample_is_refused_whatever_is_allowed(dataset):
+    for shard in dataset.shards:
+        (dataset.path / f"{shard.name}.tar").unlink()
+    with pytest.raises(DataError, match="no sample of .* can be used"):
+        repaired(dataset.path, max_lost=1.0)
+
+
 def test_labels_that_do_not_exist_go_with_their_samples(dataset):
     def relabel(records):
         records["label"][:2] = (-1, 2**40)
