@@ -73,32 +73,26 @@ class Draw:
         key = extend(key_of(self.seed, NEGATIVES), step.to(device))
         permutation = Permutation(self.num_blocks, key, device=device)
         end, rate = self._end(permutation, positives)
+        rate = rate.to(device)
         first, last = start // self.block, -(-stop // self.block)
         if self.drawn_blocks < last - first:
-            place = torch.arange(self.drawn_blocks, device=device)
-            number = permutation.forward(place)
-            whole = last - first == self.num_blocks and self.quota == "negatives"
-            if not whole:
-                number = number[(number >= first) & (number < last) & (place < end)]
-            blocks = number.sort().values
+            blocks = permutation.first_within(end, first, last)
         else:
             number = torch.arange(first, last, device=device)
             blocks = number[permutation.inverse(number) < end]
         return _without(self._classes(blocks, start, stop), positives), rate
 
-    def _end(self, permutation: Permutation, positives: Tensor) -> tuple[Tensor, Tensor]:
+    def _end(self, permutation: Permutation, positives: Tensor) -> tuple[int, Tensor]:
         """The place where the draw ends, and the probability of what is no positive."""
         if self.quota == "negatives":
-            end = torch.full((), self.drawn_blocks, device=positives.device)
-            return end, torch.full_like(end, self.rate, dtype=torch.float64)
+            return self.drawn_blocks, torch.tensor(self.rate, dtype=torch.float64)
         # The place behind the first `wanted` that are no positives: before the k-th positive there
         # are place - k of those.
         wanted = max(self.count - len(positives), 0)
         place = permutation.inverse(positives).sort().values
         before = place - torch.arange(len(place), device=place.device)
-        end = wanted + (before < wanted).sum()
-        others = max(self.num_classes - len(positives), 1)
-        return end, torch.full_like(end, wanted / others, dtype=torch.float64)
+        rate = wanted / max(self.num_classes - len(positives), 1)
+        return wanted + int((before < wanted).sum()), torch.tensor(rate, dtype=torch.float64)
 
     def _classes(self, blocks: Tensor, start: int, stop: int) -> Tensor:
         if self.block == 1:
@@ -112,5 +106,7 @@ def _without(classes: Tensor, known: Tensor) -> Tensor:
     """`classes` that are not in `known`, both ascending."""
     if not len(known) or not len(classes):
         return classes
-    place = torch.searchsorted(known, classes).clamp_(max=len(known) - 1)
-    return classes[known[place] != classes]
+    place = torch.searchsorted(classes, known).clamp_(max=len(classes) - 1)
+    keep = torch.ones_like(classes, dtype=torch.bool)
+    keep[place[classes[place] == known]] = False
+    return classes[keep]

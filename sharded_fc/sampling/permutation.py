@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from sharded_fc import native_draw
 from sharded_fc.counter import extend, signed
 
 ROUNDS = 8  # tests/sharded_fc/sampling/test_permutation.py sees pairs drawn unevenly below 6
@@ -44,6 +45,16 @@ class Permutation:
     def forward(self, place: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
         """The numbers at places in [0, size), both int64."""
         return self._walk(place, range(ROUNDS), sign=1)
+
+    def first_within(self, count: int, first: int, last: int) -> Int[Tensor, " found"]:
+        """Those of the first `count` numbers that lie in [first, last), ascending."""
+        found = native_draw.first_numbers(
+            self._tables, rows=self._rows, size=self.size, count=count, first=first, last=last
+        )
+        if found is not None:
+            return found
+        number = self.forward(torch.arange(count, device=self._tables.device))
+        return number[(number >= first) & (number < last)].sort().values
 
     def inverse(self, number: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
         """The places of numbers in [0, size), both int64."""

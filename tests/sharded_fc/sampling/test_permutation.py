@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from sharded_fc.counter import key_of
+from sharded_fc.native_build import SWITCH
 from sharded_fc.sampling import Permutation
 from tests.sharded_fc.sampling.chi_square import deviations, pair_counts
 
@@ -19,6 +20,20 @@ def test_every_number_comes_once_and_the_inverse_finds_its_place(size):
     number = permutation.forward(place.clone())
     assert torch.equal(number.sort().values, place)
     assert torch.equal(permutation.inverse(number), place)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("native", ["1", "0"])
+def test_the_first_numbers_within_a_range_come_in_order_with_and_without_a_compiler(
+    size, native, monkeypatch
+):
+    monkeypatch.setenv(SWITCH, native)
+    permutation = Permutation(size, key_of(9, size), device=CPU)
+    for count in {0, 1, size // 3, size}:
+        number = permutation.forward(torch.arange(count)).tolist()
+        for first, last in ((0, size), (size // 4, size // 2), (size - 1, size)):
+            found = permutation.first_within(count, first, last)
+            assert found.tolist() == sorted(x for x in number if first <= x < last)
 
 
 def test_places_of_a_hundred_million_numbers_are_found_without_a_table_of_them():
