@@ -28,7 +28,7 @@ from data_pipeline.sources.tars import MAX_MEMBER_BYTES, LeftOut, sample_of, spl
 from data_pipeline.tar_stream import TarStream
 
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")  # of those that our writer writes
-_AGAIN = re.compile(r"-r[0-9]+")
+_AGAIN = re.compile(r"-r[0-9]+$")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -147,7 +147,7 @@ def test_a_shard_that_is_gone_goes_from_the_index_where_that_is_allowed(dataset)
 def test_a_dataset_without_a_sound_sample_is_refused_whatever_is_allowed(dataset):
     for shard in dataset.shards:
         (dataset.path / f"{shard.name}.tar").unlink()
-    with pytest.raises(DataError, match="no sample of .* can be used"):
+    with pytest.raises(DataError, match=r"no sample of .* can be used"):
         repaired(dataset.path, max_lost=1.0)
 
 
