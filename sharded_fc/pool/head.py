@@ -22,7 +22,7 @@ from sharded_fc.margins import Margin
 from sharded_fc.partition import bounds
 from sharded_fc.pool.arguments import check_arguments
 from sharded_fc.pool.directory import Change, Directory
-from sharded_fc.pool.loss import PassLoss, Probes, Problem, pass_loss
+from sharded_fc.pool.loss import PassLoss, Problem, pass_loss
 from sharded_fc.pool.outside import published_nearest
 from sharded_fc.pool.rows import PoolRows
 from sharded_fc.pool.statistics import pool_statistics
@@ -248,7 +248,7 @@ class PoolHead:
         with self._rows.holding(*self._writes(change, gallery)):
             return pass_loss(
                 self._problem,
-                Probes(unit=probes.probe, norm=probes.norm, slot=slot.to(self.device)),
+                probes.at(slot),
                 filled=self._directory.filled_after(change) if self._masked else self.slots,
                 renewed=torch.from_numpy(change.renewed),
                 step=torch.tensor(self._step, device=self.device),

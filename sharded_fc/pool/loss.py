@@ -50,11 +50,15 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Probes:
-    """The global batch of one pass, the same on every rank; `slot` is -1 outside the pool."""
+    """The global batch of one pass, the same on every rank.
+
+    `slot` is -1 outside the pool; `outside` are the places of those samples.
+    """
 
     unit: Float[Tensor, "batch dim"]
     norm: Float[Tensor, " batch"]
     slot: Int[Tensor, " batch"]
+    outside: Int[Tensor, " outside"]
 
     def as_batch(self) -> Batch:
         """As the head's other parts know it."""
@@ -173,7 +177,7 @@ class _Visit:
         )
         self._ones = probes.unit.new_ones(longest)
         self.outside = Outside(
-            torch.nonzero(probes.slot < 0).squeeze(1),
+            probes.outside,
             nearest=problem.nearest,
             variants=VARIANTS,
             batch=len(probes.unit),

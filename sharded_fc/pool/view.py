@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sharded_fc.arguments import View, agree
 from sharded_fc.collectives import Layout, Ranks, gather_batch, scatter_gradient
+from sharded_fc.pool.loss import Probes
 from sharded_fc.softmax import SHORTEST
 
 
@@ -36,6 +37,16 @@ class GatheredView:
     finite: Bool[Tensor, " batch"]
     own_probe: Float[Tensor, "own dim"]
     own_inverse: Float[Tensor, "own 1"]
+
+    def at(self, slot: Int[Tensor, " batch"]) -> Probes:
+        """The probes of a pass, with their identities' slots; these are on the host."""
+        device = self.probe.device
+        return Probes(
+            unit=self.probe,
+            norm=self.norm,
+            slot=slot.to(device),
+            outside=torch.nonzero(slot < 0).squeeze(1).to(device),
+        )
 
     def own(self, of_batch: Float[Tensor, " batch"]) -> Float[Tensor, " own"]:
         """This rank's part of something of the global batch."""
