@@ -18,6 +18,7 @@ from cluster import (
     data_import,
     data_index,
     job_commands,
+    plan_command,
     run_commands,
 )
 
@@ -38,6 +39,7 @@ def build() -> SubcommandApp:
     cluster.command(name="down")(job_commands.cluster_down)
     app = SubcommandApp()
     app.command(data, name="data", help="Make and describe datasets.")
+    app.command(plan_command.plan)
     app.command(run_commands.train)
     app.command(job_commands.submit)
     app.command(job_commands.status)

@@ -1,0 +1,109 @@
+"""`facescale plan`: what a run would take, before it is started, and which head to choose."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tyro.conf import Positional
+
+from cluster.console import errors_in_one_line, show
+from cluster.errors import Exit
+
+if TYPE_CHECKING:
+    from trainer.planning.constants import Machine
+
+
+@errors_in_one_line
+def plan(
+    run: Positional[tuple[str, ...]] = (),
+    /,
+    *,
+    identities: str | None = None,
+    images: str | None = None,
+    gpus: int | None = None,
+    epochs: float | None = None,
+    device: str | None = None,
+    rate: float = 0.1,
+    pool: float = 0.01,
+    calibrate: bool = False,
+    constants: Path | None = None,
+    json: bool = False,
+) -> int:
+    """Say what a run takes: memory and seconds of a rank, days, and which head to choose.
+
+    `facescale plan RUN.yaml`, or `facescale plan --identities 100m --gpus 64 --device h100` for
+    machines that are not here, or do not exist. Compares the full softmax, a sampled one, one with
+    centres in the host's memory, and a pool of features. Opens no GPU and trains nothing.
+
+    Args:
+        run: a run file, then one-off changes such as head.storage=bf16; or changes alone
+        identities: people, such as 250000, 250k or 100m; unset is the dataset's
+        images: likewise; unset is the dataset's, or 20 a person
+        gpus: ranks, one a device; unset is the run file's, or 1
+        epochs: passes over the images; unset is the run file's steps, or 20
+        device: a data sheet to reckon with: h200, h100, a100, a100-40gb, v100, l40s, rtx4090; unset
+            is this machine as calibrated
+        rate: share of the people that a sampled head draws in a step
+        pool: share of the people that a pool holds
+        calibrate: measure this machine first, with the run's backbone; takes a minute or two
+        constants: where this machine's numbers are kept; unset is the user's cache folder
+        json: print the result as JSON
+    """
+    from trainer.errors import RunFileError
+    from trainer.planning import constants as kept
+    from trainer.planning import devices, request, units
+    from trainer.planning.plan import make_plan
+    from trainer.planning.recommend import recommend
+    from trainer.planning.text import as_json, plan_text
+
+    if not 0 <= rate <= 1 or not 0 < pool <= 1:
+        raise RunFileError(f"--rate {rate:g} --pool {pool:g}; use shares of the people up to 1")
+    if calibrate and device is not None:
+        raise RunFileError("--calibrate measures this machine; leave out --device")
+    if gpus is not None and gpus < 1:
+        raise RunFileError(f"--gpus {gpus}; use 1 or more")
+    path = constants or kept.default_path()
+    people = None if identities is None else units.count(identities, what="--identities")
+    pictures = None if images is None else units.count(images, what="--images")
+    file, changes = request.split(run)
+    if calibrate:
+        machine = _calibrated(file, changes, gpus=gpus, path=path)
+        if file is None and people is None:
+            show({"machine": machine.name, "constants": str(path)}, as_json=json)
+            return Exit.OK
+    else:
+        machine = kept.load(path) if device is None else devices.device(device)
+    wanted = request.make(
+        file,
+        changes,
+        identities=people,
+        images=pictures,
+        ranks=gpus,
+        epochs=epochs,
+        on_cpu=machine.on_cpu,
+    )
+    made = make_plan(wanted, machine, rate=rate, pool_share=pool)
+    advice = recommend(made, rate=rate, pool_share=pool)
+    if json:
+        show(as_json(made, advice), as_json=True)
+    else:
+        sys.stdout.write(plan_text(made, advice) + "\n")
+    return Exit.OK
+
+
+def _calibrated(
+    file: Path | None, changes: Sequence[str], *, gpus: int | None, path: Path
+) -> "Machine":
+    """Measure this machine with a run's backbone, and keep that beside what was measured before."""
+    from trainer.planning import constants as kept
+    from trainer.planning import request
+    from trainer.planning.calibrate import calibrate, setups_for
+
+    run = request.run_of(file, changes, ranks=gpus, on_cpu=True)
+    sys.stderr.write("measuring this machine; it should have nothing else to do\n")
+    machine = calibrate(run, setups_for(run, chosen=file is not None or gpus is not None))
+    if path.exists():
+        machine = kept.merged(machine, kept.load(path))
+    kept.save(machine, path)
+    return machine

@@ -1,0 +1,195 @@
+"""Plans: what fits, what is recommended and why, and that memory is what tensors really take."""
+
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from tests.trainer.planning.numbers import constants, cost, machine
+from trainer import backbones
+from trainer.backbones.table import BACKBONES
+from trainer.errors import RunError
+from trainer.planning import request
+from trainer.planning.backbone import activation_bytes, backbone_bytes, parameters
+from trainer.planning.constants import BackboneCost, Machine
+from trainer.planning.devices import device
+from trainer.planning.plan import Plan, make_plan
+from trainer.planning.recommend import Recommendation, recommend
+from trainer.planning.text import as_json, plan_text
+
+SMALL = ("backbone.name=facenet_small", "data.image_size=32")
+SHARES: dict[str, Any] = {"rate": 0.1, "pool_share": 0.01}
+
+
+def asked(identities: int, ranks: int, *changes: str, on_cpu: bool = False) -> request.Request:
+    return request.make(
+        None,
+        (*SMALL, *changes),
+        identities=identities,
+        images=None,
+        ranks=ranks,
+        epochs=None,
+        on_cpu=on_cpu,
+    )
+
+
+def planned(found: Machine, wanted: request.Request) -> tuple[Plan, Recommendation]:
+    plan = make_plan(wanted, found, **SHARES)
+    return plan, recommend(plan, **SHARES)
+
+
+def test_a_hundred_million_people_on_a_thousand_devices_that_are_not_here():
+    plan, advice = planned(device("h100"), asked(100_000_000, 1024))
+    assert [each.kind for each in plan.candidates] == ["full", "sampled", "host", "pool"]
+    assert advice.name in {each.name for each in plan.candidates}
+    for each in plan.candidates:
+        assert each.fits
+        assert 0 < each.step_s < math.inf
+        assert each.days == pytest.approx(
+            each.step_s * 20 * 100_000_000 * 20 / (1024 * 128) / 86400, rel=1e-12
+        )
+        assert each.device_hours == pytest.approx(each.days * 24 * 1024, rel=1e-12)
+
+
+def test_where_only_the_host_has_room_it_is_recommended_with_the_reason():
+    plan, advice = planned(device("a100-40gb"), asked(150_000_000, 4, "backbone.embedding_dim=512"))
+    fits = {each.kind: each.fits for each in plan.candidates}
+    assert fits == {"full": False, "sampled": False, "host": False, "pool": True}
+    assert advice.name == "pool 0.01"
+    plan, advice = planned(device("a100-40gb"), asked(80_000_000, 4, "backbone.embedding_dim=512"))
+    fits = {each.kind: each.fits for each in plan.candidates}
+    assert fits == {"full": False, "sampled": False, "host": True, "pool": True}
+    assert advice.name == "host 0.1"
+    assert "does not fit" in advice.reason
+
+
+def test_a_full_softmax_is_recommended_where_it_costs_little():
+    slow_images = machine(
+        constants(operations_per_s=1e9, heads=(cost(element_s=0.0, logit_s=0.0),), machine_ranks=1)
+    )
+    _, advice = planned(slow_images, asked(1000, 1, "head.precision=fp32", on_cpu=True))
+    assert advice.name == "full"
+    assert "exact" in advice.reason
+
+
+def test_where_nothing_fits_it_says_what_is_lacking_and_how_many_ranks_would_do():
+    small = machine(constants(memory_bytes=1 << 27, machine_ranks=1))
+    wanted = asked(20_000_000, 1, "batch.micro_batch_size=16", on_cpu=True)
+    plan, advice = planned(small, wanted)
+    assert advice.name is None
+    assert "full needs" in advice.reason
+    assert "ranks on something does" in advice.reason
+    ending = plan_text(plan, advice).splitlines()[-1]
+    assert ending.startswith("No recommendation: nothing fits")
+
+
+def test_on_a_cpu_there_is_no_host_to_move_rows_from():
+    plan, _ = planned(machine(), asked(10_000, 1, on_cpu=True))
+    assert [each.kind for each in plan.candidates] == ["full", "sampled", "pool"]
+
+
+def test_the_table_says_what_was_not_measured_and_has_units_everywhere():
+    text = plan_text(*planned(device("h100"), asked(2_000_000, 8)))
+    assert "NOT MEASURED" in text
+    assert text.count("Recommended: ") == 1
+    for line in text.splitlines():
+        if line.startswith("  ") and line.split()[0] in ("centres", "head:", "together"):
+            assert line.split()[-1] in ("GB", "MB", "kB", "B", "s", "ms", "us"), line
+
+
+def test_a_backbone_that_was_not_measured_is_said_to_be_reckoned():
+    text = plan_text(*planned(machine(), asked(10_000, 1, on_cpu=True)))
+    assert "was not measured" in text
+    known = BackboneCost(
+        name="facenet_small",
+        image_size=32,
+        embedding_dim=128,
+        precision="bf16",
+        recompute=False,
+        forward_s=1.0,
+        backward_s=2.0,
+        optimizer_s=3.0,
+    )
+    plan, advice = planned(machine(constants(backbones=(known,))), asked(10_000, 1, on_cpu=True))
+    assert "was not measured" not in plan_text(plan, advice)
+    assert plan.candidates[0].backbone_seconds.total == 128 * 3.0 + 3.0
+
+
+def test_a_plan_as_json_has_every_number_and_no_other_things():
+    plan, advice = planned(device("v100"), asked(1_000_000, 8))
+    found = json.loads(json.dumps(as_json(plan, advice), allow_nan=False))
+    assert found["recommended"] == advice.name
+    assert {"head_bytes", "head_seconds", "days", "fits"} <= found["candidates"][0].keys()
+
+
+def test_fewer_people_than_ranks_are_refused():
+    with pytest.raises(RunError, match="use fewer ranks"):
+        asked(3, 4)
+
+
+@pytest.mark.parametrize("name", ["facenet_small", "mobilefacenet"])
+def test_parameters_are_those_of_the_table(name: str):
+    size = BACKBONES[name].image_size[0]
+    wanted = request.make(
+        None,
+        (f"backbone.name={name}", f"data.image_size={size}"),
+        identities=10,
+        images=None,
+        ranks=1,
+        epochs=None,
+        on_cpu=True,
+    )
+    assert parameters(wanted) == BACKBONES[name].parameters
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_activations_are_the_bytes_that_autograd_keeps(precision: str):
+    wanted = asked(10, 1, f"engine.precision={precision}", on_cpu=True)
+    network = backbones.build("facenet_small", image_size=32)
+    kept: dict[int, torch.UntypedStorage] = {}
+    own = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage
+        return tensor
+
+    with (
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+        torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"),
+    ):
+        network(torch.zeros(16, 3, 32, 32))
+    found = sum(storage.nbytes() for place, storage in kept.items() if place not in own)
+    predicted = 16 * activation_bytes(wanted)
+    # What is kept once, whatever the batch: statistics, and weights in two bytes where in bf16.
+    assert 0 <= found - predicted <= 2.1 * parameters(wanted) * (precision == "bf16") + 40_000
+
+
+def test_zero_cuts_what_it_promises():
+    whole = backbone_bytes(asked(10, 1, "engine.zero_stage=0"), activations=0, gallery=False)
+    assert whole.weights == 4 * 3 * parameters(asked(10, 1))
+    adamw = asked(10, 1, "engine.zero_stage=0", "optimizer.name=adamw")
+    assert backbone_bytes(adamw, activations=0, gallery=False).weights == whole.weights * 4 // 3
+    at = [
+        backbone_bytes(
+            asked(1000, 64, f"engine.zero_stage={stage}"), activations=0, gallery=False
+        ).weights
+        for stage in (1, 2, 3)
+    ]
+    # A bucket for sums is as large as so small a network, and stage 3 has two.
+    assert at[0] > at[1]
+    assert at[0] > at[2]
+
+
+def test_recomputing_holds_one_micro_batch():
+    wanted = asked(10, 1, "batch.micro_batches=4")
+    again = replace(
+        wanted, run=replace(wanted.run, engine=replace(wanted.run.engine, recompute=True))
+    )
+    held = [
+        backbone_bytes(each, activations=10, gallery=False).activations for each in (wanted, again)
+    ]
+    assert held == [4 * 128 * 10, 128 * 10]

@@ -1,0 +1,104 @@
+"""Seconds from work and constants, where both are round numbers."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sharded_fc.capacity import Collective, HeadShape, head_traffic, head_work
+from sharded_fc.sampling import Sampling
+from tests.trainer.planning.numbers import KINDS, constants, cost
+from trainer.planning.calibrate_head import _solve
+from trainer.planning.constants import ProductRate
+from trainer.planning.seconds import (
+    exchange_seconds,
+    head_cost,
+    head_seconds,
+    product_rate,
+    with_moving,
+)
+
+SHAPE = HeadShape(num_classes=1000, embedding_dim=128, batch=64, world_size=1, on_cpu=True)
+
+
+def test_a_steps_seconds_are_its_work_times_the_constants():
+    seconds = head_seconds(SHAPE, head_work(SHAPE), head_traffic(SHAPE), constants())
+    # All products of a small head are kept, so three of 2 x 1000 x 64 x 128 operations are made.
+    assert seconds.products == pytest.approx(3 * 2 * 1000 * 64 * 128 / 1e9, rel=1e-12)
+    assert seconds.logits == pytest.approx(64_000e-9, rel=1e-12)
+    assert seconds.rows == pytest.approx(128_000e-9, rel=1e-12)
+    assert seconds.sampling == seconds.moving == seconds.exchange == seconds.overhead == 0
+
+
+def test_whole_over_parts_multiplies_what_was_measured_in_parts():
+    numbers = constants(heads=(cost(whole_over_parts=1.5),))
+    plain = head_seconds(SHAPE, head_work(SHAPE), head_traffic(SHAPE), constants())
+    whole = head_seconds(SHAPE, head_work(SHAPE), head_traffic(SHAPE), numbers)
+    assert whole.total == pytest.approx(1.5 * plain.total, rel=1e-12)
+
+
+def test_a_sampled_step_costs_its_share_and_the_drawing():
+    shape = replace(SHAPE, num_classes=100_000, sampling=Sampling(rate=0.1))
+    work = head_work(shape)
+    seconds = head_seconds(shape, work, head_traffic(shape), constants())
+    # 10,000 drawn and 64 samples' classes, less the few that are both.
+    assert work.rows == pytest.approx(10_000 + 64 * 0.9, abs=1)
+    assert work.drawn == 10_000
+    assert seconds.sampling == pytest.approx((work.rows * 128 + 10_000) * 1e-9, rel=1e-12)
+
+
+def test_product_rates_are_interpolated_in_logarithms_and_end_where_measurements_do():
+    rates = constants(
+        products=tuple(
+            ProductRate(operands="float32", kind=kind, dim=dim, batch=batch, operations_per_s=rate)
+            for kind in KINDS
+            for dim, batch, rate in ((64, 16, 1e9), (64, 64, 4e9), (256, 16, 4e9), (256, 64, 16e9))
+        )
+    )
+
+    def rate(dim: int, batch: int) -> float:
+        return product_rate(rates, "float32", "products", dim, batch)
+
+    assert rate(64, 16) == 1e9
+    assert rate(128, 32) == pytest.approx(4e9, rel=1e-12)
+    assert rate(512, 1024) == 16e9
+    assert rate(1, 1) == 1e9
+    assert product_rate(rates, "float16", "products", 64, 16) == 1e9  # nothing better is known
+
+
+def test_dtypes_that_were_not_measured_cost_by_the_bytes_they_move():
+    shape = replace(SHAPE, dtype=torch.bfloat16, operands=torch.float32)
+    # Rows: 3 x 2 bytes, momentum 2 x 2; measured were 3 x 4 and 2 x 4.
+    assert head_cost(shape, constants()).element_s == pytest.approx(0.5e-9, rel=1e-12)
+    adamw = head_cost(replace(SHAPE, optimizer="adamw"), constants())
+    assert adamw.element_s == pytest.approx(28 / 20 * 1e-9, rel=1e-12)
+
+
+def test_exchanges_cost_hops_and_bytes_and_more_between_machines():
+    traffic = [Collective(name="x", kind="all_gather", given_bytes=1000)]
+    assert exchange_seconds(traffic, 1, constants()) == 0
+    assert exchange_seconds(traffic, 2, constants()) == pytest.approx(1e-6 + 1e-6, rel=1e-12)
+    assert exchange_seconds(traffic, 3, constants()) == pytest.approx(2e-6 + 2e-5, rel=1e-12)
+
+
+def test_rows_that_move_beside_the_computation_are_waited_for_only_where_they_take_longer():
+    head = head_seconds(SHAPE, head_work(SHAPE), head_traffic(SHAPE), constants())
+    beside = constants(overlapped=True)
+    assert with_moving(head, moved=1e3, constants=beside).moving == 0
+    waited = with_moving(head, moved=1e9, constants=beside).moving
+    assert waited == pytest.approx(1.0 - head.total, rel=1e-12)
+    assert with_moving(head, moved=1e9, constants=constants()).moving == 1.0
+
+
+def test_two_steps_tell_the_price_of_rows_and_logits():
+    amounts = [(512.0, 16.0), (64.0, 512.0)]
+    seconds = [3 * a + 2 * b for a, b in amounts]
+    assert _solve(amounts, seconds) == pytest.approx((3.0, 2.0), rel=1e-12)
+
+
+def test_a_price_below_nothing_is_nothing_and_the_other_explains_its_step():
+    element, logit = _solve([(512.0, 16.0), (64.0, 512.0)], [-1.0, 1024.0])
+    assert element == 0.0
+    assert logit == pytest.approx(2.0, rel=1e-12)
+    assert all(math.isfinite(price) for price in _solve([(1.0, 0.1), (0.1, 1.0)], [1.0, -1.0]))

@@ -1,0 +1,172 @@
+"""Measures this machine: real heads, a real backbone, real exchanges, on ranks at work together.
+
+Ranks of one machine share its cores and memory, so each setup, so many ranks of so many threads, is
+measured with all of them at work at once.
+"""
+
+import math
+import multiprocessing as mp
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from trainer.backbones import table
+from trainer.config import RunConfig
+from trainer.errors import RunError
+from trainer.planning.calibrate_head import USUAL, Dtypes, measure_head
+from trainer.planning.calibrate_run import measure_backbone, measure_host_rows, measure_loader
+from trainer.planning.clock import Clock
+from trainer.planning.constants import Constants, Machine
+from trainer.planning.request import dtypes_of
+from trainer.topology import Topology, choose_backend
+
+UNKNOWN = 1.0  # a rate nobody asks for: with one rank nothing is exchanged
+
+
+def calibrate(run: RunConfig, setups: Sequence[tuple[int, int]]) -> Machine:
+    """This machine's numbers for (ranks, threads) each; about a minute for two setups.
+
+    The dtypes of heads are the usual ones and the run's; the backbone is the run's.
+    """
+    on_cpu = not torch.cuda.is_available()
+    return Machine(
+        name=_processor() if on_cpu else torch.cuda.get_device_name(0),
+        source="measured on this machine by facescale plan --calibrate",
+        measured=True,
+        on_cpu=on_cpu,
+        setups=tuple(_on_ranks(run, ranks, threads) for ranks, threads in setups),
+    )
+
+
+def setups_for(run: RunConfig, *, chosen: bool) -> list[tuple[int, int]]:
+    """The run's own ranks and threads where they were `chosen` and there is room for them here.
+
+    Else one rank with all cores, and a rank for each core (or one for each GPU).
+    """
+    if torch.cuda.is_available():
+        return [(torch.cuda.device_count(), run.engine.threads)]
+    cores = len(os.sched_getaffinity(0))
+    ranks, threads = run.cluster.workers, run.engine.threads
+    if chosen and ranks * threads <= cores:
+        return [(ranks, threads)]
+    return [(1, cores), (cores, 1)] if cores > 1 else [(1, 1)]
+
+
+def _on_ranks(run: RunConfig, ranks: int, threads: int) -> Constants:
+    """The constants that rank 0 found; all found the same."""
+    context = mp.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    with tempfile.TemporaryDirectory(prefix="facescale-") as meeting:
+        processes = [
+            context.Process(
+                target=_rank,
+                args=(run, rank, ranks, threads, meeting, sender if rank == 0 else None),
+                daemon=True,
+            )
+            for rank in range(ranks)
+        ]
+        for process in processes:
+            process.start()
+        sender.close()
+        try:
+            found = receiver.recv()
+        except EOFError:
+            raise RunError(
+                f"a calibration of {ranks} ranks ended early; its error is above"
+            ) from None
+        finally:
+            for process in processes:
+                process.join(10)
+                if process.is_alive():
+                    process.kill()
+                    process.join()
+    assert isinstance(found, Constants)
+    return found
+
+
+def _rank(
+    run: RunConfig, rank: int, ranks: int, threads: int, meeting: str, sender: Connection | None
+) -> None:
+    os.environ["LOCAL_RANK"] = str(rank)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # else the interface of this machine's name
+    torch.set_num_threads(threads)
+    dist.init_process_group(
+        choose_backend(), init_method=f"file://{meeting}/ranks", rank=rank, world_size=ranks
+    )
+    constants = measure(run, Topology.of_default_group(), threads=threads)
+    if sender is not None:
+        sender.send(constants)
+    dist.destroy_process_group()
+
+
+def measure(run: RunConfig, topology: Topology, *, threads: int) -> Constants:
+    """Everything about these ranks; every rank calls it and gets the same."""
+    clock = Clock(topology.group, topology.device)
+    on_cpu = topology.device.type == "cpu"
+    dtypes = list(dict.fromkeys((*USUAL, Dtypes(*dtypes_of(run, on_cpu=on_cpu)))))
+    start = _start(topology, threads)
+    backbone = measure_backbone(run, topology)
+    known = measure_head(clock, start, dtypes)
+    row = table.row(run.backbone.name)
+    area = run.data.image_size**2 / (row.image_size[0] * row.image_size[1])
+    return replace(
+        known,
+        operations_per_s=2.0 * row.multiply_adds * area / backbone.forward_s,
+        host_bytes_per_s=measure_host_rows(clock),
+        backbones=(backbone,),
+        loader_images_per_s=measure_loader(run, clock),
+    )
+
+
+def _start(topology: Topology, threads: int) -> Constants:
+    """What is known of these ranks without measuring time."""
+    ranks, on_cpu = topology.world_size, topology.device.type == "cpu"
+    memory = host = _memory_bytes() // ranks
+    if not on_cpu:
+        memory = torch.cuda.get_device_properties(topology.device).total_memory
+    return Constants(
+        ranks=ranks,
+        threads=threads,
+        memory_bytes=memory,
+        host_bytes=host,
+        process_bytes=_resident_bytes(),
+        products=(),
+        heads=(),
+        chunk_s=0.0,
+        step_s=0.0,
+        sample_s=0.0,
+        drawn_s=0.0,
+        pool_logit_s=0.0,
+        host_bytes_per_s=UNKNOWN,
+        overlapped=not on_cpu,
+        hop_s=0.0,
+        near_bytes_per_s=UNKNOWN,
+        far_bytes_per_s=UNKNOWN,
+        machine_ranks=len(os.sched_getaffinity(0)) if on_cpu else torch.cuda.device_count(),
+        operations_per_s=UNKNOWN,
+        traffic_bytes_per_s=math.inf,
+    )
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _resident_bytes() -> int:
+    """What this process has in memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    models = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
+    cores = len(os.sched_getaffinity(0))
+    return f"{models[0] if models else 'CPU'}, {cores} core{'s' * (cores > 1)}"

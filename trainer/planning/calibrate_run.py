@@ -1,0 +1,142 @@
+"""Measures the rest of a run on these ranks: its backbone, its loader, rows on the host."""
+
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data_pipeline.batch import FaceBatch
+from data_pipeline.loader import Loader
+from data_pipeline.plan import share
+from data_pipeline.synthetic import synthesize
+from sharded_fc import ShardedHead
+from sharded_fc.margins import CosFace
+from sharded_fc.tables import Layout, open_table
+from trainer import build
+from trainer.config import RunConfig
+from trainer.data import make_order, open_data
+from trainer.planning.clock import Clock
+from trainer.planning.constants import BackboneCost
+from trainer.step import StepOutcome, train_step
+from trainer.topology import Topology
+
+TABLE_ROWS, TABLE_DIM, TAKEN_BLOCKS, BLOCK = 65_536, 256, 64, 128
+STEPS = 4
+FACES, PEOPLE = 96, 24
+LOADED_S = 1.0
+
+
+def measure_backbone(run: RunConfig, topology: Topology) -> BackboneCost:
+    """Whole training steps of one micro-batch a rank, with a head that takes next to nothing."""
+    engine = build.make_engine(run, topology)
+    side, size = run.data.image_size, run.batch.micro_batch_size
+    dim = build.embedding_dim(run)
+    classes = 64 * topology.world_size
+    head = ShardedHead(
+        classes, dim, margin=CosFace(0.4), scale=64.0, learning_rate=0.1, group=topology.group,
+        device=topology.device,
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(topology.rank)
+    batch = FaceBatch(
+        torch.randn(size, 3, side, side, generator=generator).to(topology.device),
+        torch.randint(classes, (size,), generator=generator),
+        torch.arange(size),
+    )
+    clock = Clock(topology.group, topology.device)
+
+    def seconds() -> dict[str, float]:
+        outcome: StepOutcome = train_step(
+            engine,
+            head,
+            [batch],
+            micro_batches=share(topology.world_size, topology.rank, topology.world_size),
+            total_micro_batches=topology.world_size,
+            learning_rate=1e-3,
+        )
+        return outcome.seconds()
+
+    seconds()
+    taken = [seconds() for _ in range(STEPS)]
+    middle = {
+        phase: clock.slowest(float(np.median([each[phase] for each in taken])))
+        for phase in taken[0]
+    }
+    return BackboneCost(
+        name=run.backbone.name,
+        image_size=side,
+        embedding_dim=dim,
+        precision=run.engine.precision,
+        recompute=run.engine.recompute,
+        forward_s=middle["forward"] / size,
+        backward_s=middle["backward"] / size,
+        optimizer_s=middle["optimizer"],
+    )
+
+
+def measure_loader(run: RunConfig, clock: Clock) -> float:
+    """Images a second that a rank reads, decodes and augments, of made-up faces."""
+    with tempfile.TemporaryDirectory(prefix="facescale-") as folder:
+        synthesize(
+            Path(folder) / "faces",
+            identities=PEOPLE,
+            images=FACES // PEOPLE,
+            size=run.data.image_size,
+        )
+        data = replace(run.data, path=str(Path(folder) / "faces"), subset=None, mix=None)
+        small = replace(run, data=data)
+        dataset = open_data(small.data)
+        size = min(run.batch.micro_batch_size, FACES // 4)
+        small = replace(small, batch=replace(run.batch, micro_batches=1, micro_batch_size=size))
+        order = make_order(small, dataset)
+        loader = Loader(
+            dataset,
+            order,
+            range(1),
+            image_size=small.data.image_size,
+            augmentation=build.augmentation(small),
+            threads=small.data.threads,
+            quarantine={},
+            bad_sample_budget=0,
+        )
+        try:
+            for _ in range(4):
+                next(loader)
+            began, images = time.perf_counter(), 0
+            while time.perf_counter() - began < LOADED_S:
+                images += sum(len(batch.label) for batch in next(loader).batches)
+            seconds = (time.perf_counter() - began) / images
+        finally:
+            loader.close()
+    return 1.0 / clock.slowest(seconds)
+
+
+def measure_host_rows(clock: Clock) -> float:
+    """Bytes a second of rows fetched from the host's memory and brought back, blocks at random."""
+    layout = Layout(
+        start=0,
+        stop=TABLE_ROWS,
+        embedding_dim=TABLE_DIM,
+        state_widths={"momentum": TABLE_DIM},
+        seed=0,
+        dtype=torch.bfloat16,
+        state_dtype=torch.bfloat16,
+    )
+    blocks = np.sort(
+        np.random.default_rng(0).choice(TABLE_ROWS // BLOCK, TAKEN_BLOCKS, replace=False)
+    )
+    rows = torch.from_numpy((blocks[:, None] * BLOCK + np.arange(BLOCK)).reshape(-1))
+    with tempfile.TemporaryDirectory(prefix="facescale-") as folder:
+        table = open_table(
+            Path(folder), layout, kept_in="host", block_rows=BLOCK, step=0, device=clock.device
+        )
+
+        def step() -> None:
+            table.scatter(table.gather(rows))
+            table.forget(before=0)  # waits for what was asked for before it
+
+        seconds = clock.seconds(step, least_s=0.2, warm=2)
+        table.close()
+    return 2 * len(rows) * layout.record_bytes / seconds

@@ -1,0 +1,247 @@
+"""The heads that a run could have, side by side: what each takes on a rank, and whether it fits.
+
+full     the run file's head, comparing with everybody
+sampled  the same, comparing with a share of all
+host     sampled, with centres in the host's memory: only a step's rows come to the device
+pool     no centres: features of the identities seen last, by a moving average of the network
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from sharded_fc.capacity import (
+    Collective,
+    HeadBytes,
+    HeadShape,
+    head_bytes,
+    head_traffic,
+    head_work,
+    pool_bytes,
+    pool_traffic,
+    pool_work,
+)
+from sharded_fc.sampling import Sampling
+from sharded_fc.tables import Layout
+from trainer.planning.backbone import (
+    BackboneBytes,
+    BackboneSeconds,
+    activation_bytes,
+    backbone_bytes,
+    backbone_seconds,
+    parameters,
+)
+from trainer.planning.constants import Constants, Machine
+from trainer.planning.request import Request, head_shape, pool_shape
+from trainer.planning.seconds import (
+    HeadSeconds,
+    exchange_seconds,
+    head_seconds,
+    pool_seconds,
+    with_moving,
+)
+
+Kind = Literal["full", "sampled", "host", "pool"]
+ROOM = 0.92
+"""Share of a memory that a plan fills; allocators leave gaps, and layers have transients."""
+DAY_S, HOUR_S = 86400.0, 3600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One way to have a head, on the rank that has most to do. Seconds are those of a step."""
+
+    kind: Kind
+    name: str
+    head_bytes: HeadBytes
+    backbone_bytes: BackboneBytes
+    process_bytes: int
+    host_bytes: int
+    memory_bytes: int
+    """Of the device; 0.92 of it can be used."""
+    host_memory_bytes: int
+    head_seconds: HeadSeconds
+    backbone_seconds: BackboneSeconds
+    gradient_exchange_s: float
+    waiting_s: float
+    """For images."""
+    images_a_step: int
+    steps_an_epoch: float
+    epochs: float
+    ranks: int
+
+    @property
+    def device_bytes(self) -> int:
+        """All that is in the memory where a rank computes."""
+        backbone = sum(asdict(self.backbone_bytes).values())
+        return self.head_bytes.total + backbone + self.process_bytes
+
+    @property
+    def fits(self) -> bool:
+        """Whether the memories are large enough."""
+        return (
+            self.device_bytes <= ROOM * self.memory_bytes
+            and self.host_bytes <= ROOM * self.host_memory_bytes
+        )
+
+    @property
+    def step_s(self) -> float:
+        """Seconds of a step."""
+        own = self.head_seconds.total + self.backbone_seconds.total
+        return own + self.gradient_exchange_s + self.waiting_s
+
+    @property
+    def days(self) -> float:
+        """The whole run."""
+        return self.step_s * self.steps_an_epoch * self.epochs / DAY_S
+
+    @property
+    def device_hours(self) -> float:
+        """The whole run, times ranks."""
+        return self.days * DAY_S / HOUR_S * self.ranks
+
+    def to_json(self) -> dict[str, Any]:
+        """All numbers, with the sums."""
+        sums = ("device_bytes", "fits", "step_s", "days", "device_hours")
+        return asdict(self) | {name: getattr(self, name) for name in sums}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The candidates for one request on one machine."""
+
+    request: Request
+    machine: Machine
+    constants: Constants
+    candidates: tuple[Candidate, ...]
+
+
+def make_plan(request: Request, machine: Machine, *, rate: float, pool_share: float) -> Plan:
+    """Every head that makes sense there; `rate` is the sampled share, of classes drawn a step."""
+    constants = machine.setup(request.ranks, request.run.engine.threads)
+    common = _Common(request, constants)
+    on_cpu = machine.on_cpu
+    sampling = Sampling(rate=rate)
+    full = head_shape(request, on_cpu=on_cpu, sampling=None)
+    sampled = replace(full, sampling=sampling)
+    slots = max(2, request.ranks, round(pool_share * request.identities))
+    candidates = [
+        _trained(common, full, kind="full", name="full"),
+        _trained(common, sampled, kind="sampled", name=f"sampled {rate:g}"),
+    ]
+    if not on_cpu:  # where the device's memory is the host's there is nothing to move
+        candidates.append(_on_host(common, sampled, name=f"host {rate:g}"))
+    candidates.append(_pool(common, slots, on_cpu=on_cpu, name=f"pool {pool_share:g}"))
+    return Plan(request=request, machine=machine, constants=constants, candidates=tuple(candidates))
+
+
+class _Common:
+    """What all candidates of a request share."""
+
+    def __init__(self, request: Request, constants: Constants) -> None:
+        self.request = request
+        self.constants = constants
+        self._activations = activation_bytes(request)
+        self._exchange = _gradient_exchange(request, constants)
+
+    def candidate(
+        self, *, kind: Kind, name: str, head: HeadBytes, seconds: HeadSeconds, host: int = 0
+    ) -> Candidate:
+        """A head with everything around it."""
+        request, constants = self.request, self.constants
+        gallery = kind == "pool"
+        backbone = backbone_seconds(
+            request, constants, activations=self._activations, gallery=gallery
+        )
+        busy = seconds.total + backbone.total + self._exchange
+        return Candidate(
+            kind=kind,
+            name=name,
+            head_bytes=head,
+            backbone_bytes=backbone_bytes(request, activations=self._activations, gallery=gallery),
+            process_bytes=constants.process_bytes,
+            host_bytes=host,
+            memory_bytes=constants.memory_bytes,
+            host_memory_bytes=constants.host_bytes,
+            head_seconds=seconds,
+            backbone_seconds=backbone,
+            gradient_exchange_s=self._exchange,
+            waiting_s=_waiting(request, constants, busy=busy),
+            images_a_step=request.run.batch.size,
+            steps_an_epoch=request.steps_an_epoch,
+            epochs=request.epochs,
+            ranks=request.ranks,
+        )
+
+
+def _trained(common: _Common, shape: HeadShape, *, kind: Kind, name: str) -> Candidate:
+    seconds = head_seconds(shape, head_work(shape), head_traffic(shape), common.constants)
+    return common.candidate(kind=kind, name=name, head=head_bytes(shape), seconds=seconds)
+
+
+def _on_host(common: _Common, shape: HeadShape, *, name: str) -> Candidate:
+    """Two buffers of a step's rows on the device, all rows on the host."""
+    record = Layout(
+        start=0,
+        stop=shape.own_rows,
+        embedding_dim=shape.width,
+        state_widths=shape.state_widths,
+        seed=0,
+        dtype=shape.dtype,
+        state_dtype=shape.state_dtype,
+    ).record_bytes
+    whole = head_bytes(shape)
+    visited = sum(shape.parts)
+    seconds = head_seconds(shape, head_work(shape), head_traffic(shape), common.constants)
+    return common.candidate(
+        kind="host",
+        name=name,
+        head=replace(
+            whole,
+            centres=0,
+            states=0,
+            counts=0,
+            buffers=whole.buffers + 2 * round(visited * record),
+        ),
+        seconds=with_moving(seconds, moved=2 * visited * record, constants=common.constants),
+        host=shape.own_rows * record,
+    )
+
+
+def _pool(common: _Common, slots: int, *, on_cpu: bool, name: str) -> Candidate:
+    shape = pool_shape(common.request, slots=slots, on_cpu=on_cpu)
+    seconds = pool_seconds(shape, pool_work(shape), pool_traffic(shape), common.constants)
+    head = pool_bytes(shape)
+    if on_cpu:
+        return common.candidate(kind="pool", name=name, head=head, seconds=seconds)
+    # The directory is the host's.
+    on_device = replace(head, counts=0)
+    return common.candidate(
+        kind="pool", name=name, head=on_device, seconds=seconds, host=head.counts
+    )
+
+
+def _gradient_exchange(request: Request, constants: Constants) -> float:
+    """The backbone's gradients over all ranks; less what its measurement already contains."""
+    whole = Collective(name="gradients", kind="all_reduce", given_bytes=4 * parameters(request))
+    gather = Collective(
+        name="weights",
+        kind="all_gather",
+        given_bytes=4 * parameters(request) // request.ranks,
+    )
+    traffic: Sequence[Collective] = [whole]
+    if request.run.engine.zero_stage == 3:  # weights are fetched for forward and backward
+        traffic = [whole, gather, gather]
+    seconds = exchange_seconds(traffic, request.ranks, constants)
+    if constants.backbones:
+        seconds -= exchange_seconds(traffic, constants.ranks, constants)
+    return max(0.0, seconds)
+
+
+def _waiting(request: Request, constants: Constants, *, busy: float) -> float:
+    """For images: what reading takes longer, or all of it where ranks leave no core free."""
+    if constants.loader_images_per_s is None:
+        return 0.0
+    reading = request.own_images / constants.loader_images_per_s
+    spare = constants.machine_ranks > constants.ranks * constants.threads
+    return max(0.0, reading - busy) if constants.overlapped or spare else reading
