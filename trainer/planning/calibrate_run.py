@@ -89,7 +89,11 @@ def measure_loader(run: RunConfig, clock: Clock) -> float:
         small = replace(run, data=data)
         dataset = open_data(small.data)
         size = min(run.batch.micro_batch_size, FACES // 4)
-        small = replace(small, batch=replace(run.batch, micro_batches=1, micro_batch_size=size))
+        small = replace(
+            small,
+            batch=replace(run.batch, micro_batches=1, micro_batch_size=size),
+            cluster=replace(run.cluster, workers=1),  # every rank reads by itself
+        )
         order = make_order(small, dataset)
         loader = Loader(
             dataset,

@@ -1,0 +1,71 @@
+"""Calibration at toy sizes: every number is there, the same on every rank, and a plan can use it.
+
+No number is compared with a time: whether predictions come true is `bench_plan`'s to say.
+"""
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from tests.ranks import RankPools
+from tests.trainer.planning.numbers import machine
+from trainer.planning import request
+from trainer.planning.plan import make_plan
+from trainer.planning.recommend import recommend
+from trainer.planning.text import plan_text
+
+WORLD = 2
+CHANGES = ("backbone.name=facenet_small", "data.image_size=16", "batch.micro_batch_size=4")
+
+
+def asked(ranks: int) -> request.Request:
+    return request.make(
+        None,
+        (*CHANGES, "head.precision=fp32"),
+        identities=1000,
+        images=None,
+        ranks=ranks,
+        epochs=None,
+        on_cpu=True,
+    )
+
+
+def measured(ranks: int) -> Any:
+    """What `calibrate.measure` finds on these ranks, with everything as small as it can be."""
+    from trainer.planning import calibrate, calibrate_head, calibrate_run
+    from trainer.topology import Topology
+
+    calibrate_head.DIMS, calibrate_head.BATCHES = (8, 16), (4, 8)
+    calibrate_head.ROWS, calibrate_head.SAMPLED_ROWS, calibrate_head.POOL_SLOTS = 96, 256, 64
+    calibrate_head.LONG_S = calibrate_head.SHORT_S = 0.0
+    calibrate_run.TABLE_ROWS, calibrate_run.TAKEN_BLOCKS, calibrate_run.BLOCK = 256, 4, 8
+    calibrate_run.FACES, calibrate_run.PEOPLE, calibrate_run.LOADED_S = 16, 4, 0.01
+    torch.set_num_threads(1)
+    return calibrate.measure(asked(ranks).run, Topology.of_default_group(), threads=1)
+
+
+def test_two_ranks_find_every_constant_and_a_plan_uses_them(ranks: RankPools):
+    found = ranks(WORLD).run(measured, WORLD)
+    first = found[0]
+    for other in found[1:]:
+        assert other.backbones == first.backbones
+        assert other.heads == first.heads
+    assert (first.ranks, first.threads) == (WORLD, 1)
+    assert {(each.dim, each.batch) for each in first.products} == {
+        (dim, batch) for dim in (8, 16) for batch in (4, 8)
+    }
+    numbers = [
+        value
+        for each in (first, *first.heads, *first.products, *first.backbones)
+        for name, value in asdict(each).items()
+        if isinstance(value, float) and name != "traffic_bytes_per_s"
+    ]
+    assert all(math.isfinite(number) and number >= 0 for number in numbers)
+    assert first.loader_images_per_s > 0
+    assert first.hop_s > 0
+    plan = make_plan(asked(WORLD), machine(first), rate=0.1, pool_share=0.1)
+    text = plan_text(plan, recommend(plan, rate=0.1, pool_share=0.1))
+    assert "not measured" not in text
+    assert plan.candidates[0].step_s > first.backbones[0].forward_s
