@@ -5,27 +5,23 @@ measured with all of them at work at once.
 """
 
 import math
-import multiprocessing as mp
 import os
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 from trainer.backbones import table
 from trainer.config import RunConfig
-from trainer.errors import RunError
 from trainer.planning.calibrate_head import USUAL, Dtypes, measure_head
 from trainer.planning.calibrate_run import measure_backbone, measure_host_rows, measure_loader
 from trainer.planning.clock import Clock
 from trainer.planning.constants import Constants, Machine
+from trainer.planning.ranks import on_ranks
 from trainer.planning.request import dtypes_of
-from trainer.topology import Topology, choose_backend
+from trainer.topology import Topology
 
 UNKNOWN = 1.0  # a rate nobody asks for: with one rank nothing is exchanged
 
@@ -41,7 +37,10 @@ def calibrate(run: RunConfig, setups: Sequence[tuple[int, int]]) -> Machine:
         source="measured on this machine by facescale plan --calibrate",
         measured=True,
         on_cpu=on_cpu,
-        setups=tuple(_on_ranks(run, ranks, threads) for ranks, threads in setups),
+        setups=tuple(
+            on_ranks(measure, run, threads, ranks=ranks, threads=threads)
+            for ranks, threads in setups
+        ),
     )
 
 
@@ -59,54 +58,7 @@ def setups_for(run: RunConfig, *, chosen: bool) -> list[tuple[int, int]]:
     return [(1, cores), (cores, 1)] if cores > 1 else [(1, 1)]
 
 
-def _on_ranks(run: RunConfig, ranks: int, threads: int) -> Constants:
-    """The constants that rank 0 found; all found the same."""
-    context = mp.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    with tempfile.TemporaryDirectory(prefix="facescale-") as meeting:
-        processes = [
-            context.Process(
-                target=_rank,
-                args=(run, rank, ranks, threads, meeting, sender if rank == 0 else None),
-                daemon=True,
-            )
-            for rank in range(ranks)
-        ]
-        for process in processes:
-            process.start()
-        sender.close()
-        try:
-            found = receiver.recv()
-        except EOFError:
-            raise RunError(
-                f"a calibration of {ranks} ranks ended early; its error is above"
-            ) from None
-        finally:
-            for process in processes:
-                process.join(10)
-                if process.is_alive():
-                    process.kill()
-                    process.join()
-    assert isinstance(found, Constants)
-    return found
-
-
-def _rank(
-    run: RunConfig, rank: int, ranks: int, threads: int, meeting: str, sender: Connection | None
-) -> None:
-    os.environ["LOCAL_RANK"] = str(rank)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # else the interface of this machine's name
-    torch.set_num_threads(threads)
-    dist.init_process_group(
-        choose_backend(), init_method=f"file://{meeting}/ranks", rank=rank, world_size=ranks
-    )
-    constants = measure(run, Topology.of_default_group(), threads=threads)
-    if sender is not None:
-        sender.send(constants)
-    dist.destroy_process_group()
-
-
-def measure(run: RunConfig, topology: Topology, *, threads: int) -> Constants:
+def measure(topology: Topology, run: RunConfig, threads: int) -> Constants:
     """Everything about these ranks; every rank calls it and gets the same."""
     clock = Clock(topology.group, topology.device)
     on_cpu = topology.device.type == "cpu"

@@ -17,6 +17,7 @@ from sharded_fc.margins import CosFace
 from sharded_fc.tables import Layout, open_table
 from trainer import build
 from trainer.config import RunConfig
+from trainer.config_data import ShuffledConfig
 from trainer.data import make_order, open_data
 from trainer.planning.clock import Clock
 from trainer.planning.constants import BackboneCost
@@ -85,7 +86,13 @@ def measure_loader(run: RunConfig, clock: Clock) -> float:
             images=FACES // PEOPLE,
             size=run.data.image_size,
         )
-        data = replace(run.data, path=str(Path(folder) / "faces"), subset=None, mix=None)
+        data = replace(
+            run.data,
+            path=str(Path(folder) / "faces"),
+            subset=None,
+            mix=None,
+            order=ShuffledConfig(),  # others need more people
+        )
         small = replace(run, data=data)
         dataset = open_data(small.data)
         size = min(run.batch.micro_batch_size, FACES // 4)

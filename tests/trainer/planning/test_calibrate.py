@@ -43,7 +43,7 @@ def measured(ranks: int) -> Any:
     calibrate_run.TABLE_ROWS, calibrate_run.TAKEN_BLOCKS, calibrate_run.BLOCK = 256, 4, 8
     calibrate_run.FACES, calibrate_run.PEOPLE, calibrate_run.LOADED_S = 16, 4, 0.01
     torch.set_num_threads(1)
-    return calibrate.measure(asked(ranks).run, Topology.of_default_group(), threads=1)
+    return calibrate.measure(Topology.of_default_group(), asked(ranks).run, 1)
 
 
 def test_two_ranks_find_every_constant_and_a_plan_uses_them(ranks: RankPools):
