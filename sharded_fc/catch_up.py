@@ -74,6 +74,7 @@ class CatchUp:
         default = self._factors.index(1.0)
         groups = [x for *_, ratio in ratios for x in (default, self._factors.index(ratio))]
         self._groups = torch.tensor([*groups, default], device=device)
+        self._buffers: dict[str, Tensor] = {}
         self._products = StepProducts(len(self._factors), device=device)
         self._reached = torch.zeros(len(rows), dtype=torch.int64, device=device)
 
@@ -83,7 +84,10 @@ class CatchUp:
         self._reached.zero_()
 
     def centres(self, index: Int[Tensor, " n"], *, step: Int[Tensor, ""]) -> Float[Tensor, "n dim"]:
-        """The rows' centres as `bring` would leave them; `step` counts the head's steps so far."""
+        """The rows' centres as `bring` would leave them; `step` counts the head's steps so far.
+
+        Valid until the next call.
+        """
         return self._present(index, step, states=False)["centre"]
 
     def bring(
@@ -127,29 +131,45 @@ class CatchUp:
 
     def _present(self, index: Tensor, step: Tensor, *, states: bool) -> dict[str, Tensor]:
         """Each table's rows after the steps they missed, rounded as they are kept."""
-        rows = self._rows.at(index)
-        dtype = working_dtype(rows.centre.dtype)
-        matrix = self._missed(index).to(dtype)
-        centre = rows.read("centre").to(dtype)
-        found = {"centre": centre * matrix[:, 0, :1]}
-        for name in rows.state:  # at most one
-            state = rows.read(name).to(dtype)
-            coupled = state.shape == centre.shape
-            if coupled:
-                found["centre"].addcmul_(state, matrix[:, 0, 1:])
+        rows = self._rows
+        matrix = self._missed(index).to(working_dtype(rows.centre.dtype))
+        centre = self._read("centre", rows.centre, index)
+        found = {"centre": centre}
+        for name, table in rows.state.items():  # at most one
+            state = self._read(name, table, index)
+            before = self._buffer("before", len(index), centre).copy_(centre)
+            centre.mul_(matrix[:, 0, :1])
+            if state.shape == centre.shape:
+                centre.addcmul_(state, matrix[:, 0, 1:])
             if states:
-                found[name] = state * matrix[:, 1, 1:]
-                if coupled:
-                    found[name].addcmul_(centre, matrix[:, 1, :1])
+                found[name] = state.mul_(matrix[:, 1, 1:])
+                if state.shape == centre.shape:
+                    state.addcmul_(before, matrix[:, 1, :1])
+        if not rows.state:
+            centre.mul_(matrix[:, 0, :1])
         for number, (name, value) in enumerate(found.items()):
             kept = rows.centre if name == "centre" else rows.state[name]
             if kept.dtype.itemsize == 2:
                 # Other chances than those of the step to come, which rounds the same tensors.
                 key = rounding_key(seed=self._seed, step=step, tensor=_OWN_CHANCES + number)
                 found[name] = round_stochastically(
-                    value, kept.dtype, key=key, first_row=index + rows.first
+                    value, kept.dtype, key=key, first_row=index + rows.start
                 )
         return found
+
+    def _read(self, name: str, table: Tensor, index: Tensor) -> Tensor:
+        """Rows of a table in the working dtype, in a buffer of that name."""
+        kept = self._buffer(f"{name} as kept", len(index), table)
+        torch.index_select(table, 0, index, out=kept)
+        dtype = working_dtype(self._rows.centre.dtype)
+        return kept if kept.dtype == dtype else kept.to(dtype)
+
+    def _buffer(self, name: str, count: int, like: Tensor) -> Tensor:
+        """Room for so many rows like those of another tensor, kept from call to call."""
+        found = self._buffers.get(name)
+        if found is None or len(found) < count:
+            found = self._buffers[name] = like.new_empty(count, like.shape[1])
+        return found[:count]
 
     def _missed(self, index: Tensor) -> Tensor:
         if not len(self._edges):

@@ -93,6 +93,10 @@ class Whole:
         """Rows to be changed where they are, unless `skip`."""
         return self.rows.view(start, stop)
 
+    def kept(self, start: int, stop: int) -> Float[Tensor, "rows dim"]:
+        """Opened rows to be read."""
+        return self.rows.centre[start:stop]
+
 
 class Chosen:
     """The rows of some classes, read into a buffer and changed where they are."""
@@ -149,8 +153,7 @@ class Chosen:
         index = self.index[start:stop]
         if self._catch_up is not None:
             return self._catch_up.centres(index, step=step)
-        out = self.table[: len(index)]
-        return torch.index_select(self._rows.centre, 0, index, out=out)
+        return self.kept(start, stop)
 
     def open(self, start: int, stop: int, *, step: Int[Tensor, ""], skip: Tensor) -> RowSlice:
         """See `Whole`; brought to the present."""
@@ -158,6 +161,11 @@ class Chosen:
         if self._catch_up is not None:
             self._catch_up.bring(index, step=step, skip=skip)
         return self._rows.at(index)
+
+    def kept(self, start: int, stop: int) -> Float[Tensor, "rows dim"]:
+        """See `Whole`; valid until the next call."""
+        index = self.index[start:stop]
+        return torch.index_select(self._rows.centre, 0, index, out=self.table[: len(index)])
 
 
 Part = Whole | Chosen

@@ -149,8 +149,8 @@ class ChunkedSoftmax:
             of_part = weigh_gradients(weights, part.weight, sigmoid=sigmoid)
             for piece in self._pieces(parts, which, rules, chunk):
                 inverse = visit.inverse_norm[piece.place]
-                centre = part.centre(piece.start, piece.stop, step=step.number)
-                rows = operands.rows(centre, inverse)
+                changed = part.open(piece.start, piece.stop, step=step.number, skip=step.skip)
+                rows = operands.rows(part.kept(piece.start, piece.stop), inverse)
                 product = self._place(operands, piece.number, len(inverse), kept)
                 gradient, along = self._gradient(
                     operands,
@@ -166,7 +166,7 @@ class ChunkedSoftmax:
                 operands.add_embedding_gradient(embedding_gradient, gradient, rows)
                 row_gradient = operands.row_gradients(gradient, inverse)
                 step_rows(
-                    part.open(piece.start, piece.stop, step=step.number, skip=step.skip),
+                    changed,
                     row_gradient,
                     along if self.normalised else None,
                     pieces(piece.start, piece.stop, ratios),
