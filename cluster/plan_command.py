@@ -24,8 +24,8 @@ def plan(
     gpus: int | None = None,
     epochs: float | None = None,
     device: str | None = None,
-    rate: float = 0.1,
-    pool: float = 0.01,
+    rate: float | None = None,
+    pool: float | None = None,
     calibrate: bool = False,
     constants: Path | None = None,
     json: bool = False,
@@ -44,8 +44,9 @@ def plan(
         epochs: passes over the images; unset is the run file's steps, or 20
         device: a data sheet to reckon with: h200, h100, a100, a100-40gb, v100, l40s, rtx4090; unset
             is this machine as calibrated
-        rate: share of the people that a sampled head draws in a step
-        pool: share of the people that a pool holds
+        rate: share of the people that a sampled head draws in a step; unset is the run file's, or
+            0.1
+        pool: share of the people that a pool holds; unset is the run file's, or 0.01
         calibrate: measure this machine first, with the run's backbone; takes a minute or two
         constants: where this machine's numbers are kept; unset is the user's cache folder
         json: print the result as JSON
@@ -57,8 +58,10 @@ def plan(
     from trainer.planning.recommend import recommend
     from trainer.planning.text import as_json, plan_text
 
-    if not 0 <= rate <= 1 or not 0 < pool <= 1:
-        raise RunFileError(f"--rate {rate:g} --pool {pool:g}; use shares of the people up to 1")
+    if rate is not None and not 0 <= rate <= 1:
+        raise RunFileError(f"--rate {rate:g}; use a share of the people in [0, 1]")
+    if pool is not None and not 0 < pool <= 1:
+        raise RunFileError(f"--pool {pool:g}; use a share of the people above 0 and up to 1")
     if calibrate and device is not None:
         raise RunFileError("--calibrate measures this machine; leave out --device")
     if gpus is not None and gpus < 1:
@@ -81,10 +84,12 @@ def plan(
         images=pictures,
         ranks=gpus,
         epochs=epochs,
+        rate=rate,
+        pool_share=pool,
         on_cpu=machine.on_cpu,
     )
-    made = make_plan(wanted, machine, rate=rate, pool_share=pool)
-    advice = recommend(made, rate=rate, pool_share=pool)
+    made = make_plan(wanted, machine)
+    advice = recommend(made)
     if json:
         show(as_json(made, advice), as_json=True)
     else:

@@ -121,8 +121,10 @@ class PlannedRun:
             identities=self.people,
             images=self.people * self.images_each,
             epochs=1.0,
+            sampling=Sampling(rate=0.1),
+            slots=self.people // 2,
         )
-        return make_plan(wanted, machine, rate=0.1, pool_share=0.1).candidates[0].step_s
+        return make_plan(wanted, machine).candidates[0].step_s
 
     def measured(self) -> float:
         """The median of its steps, the first quarter left out."""

@@ -21,7 +21,6 @@ from sharded_fc.capacity import (
     pool_traffic,
     pool_work,
 )
-from sharded_fc.sampling import Sampling
 from sharded_fc.tables import Layout
 from trainer.planning.backbone import (
     BackboneBytes,
@@ -116,22 +115,20 @@ class Plan:
     candidates: tuple[Candidate, ...]
 
 
-def make_plan(request: Request, machine: Machine, *, rate: float, pool_share: float) -> Plan:
-    """Every head that makes sense there; `rate` is the sampled share, of classes drawn a step."""
+def make_plan(request: Request, machine: Machine) -> Plan:
+    """Every head that makes sense there."""
     constants = machine.setup(request.ranks, request.run.engine.threads)
     common = _Common(request, constants)
-    on_cpu = machine.on_cpu
-    sampling = Sampling(rate=rate)
+    on_cpu, rate = machine.on_cpu, f"{request.sampling.rate:g}"
     full = head_shape(request, on_cpu=on_cpu, sampling=None)
-    sampled = replace(full, sampling=sampling)
-    slots = max(2, request.ranks, round(pool_share * request.identities))
+    sampled = replace(full, sampling=request.sampling)
     candidates = [
         _trained(common, full, kind="full", name="full"),
-        _trained(common, sampled, kind="sampled", name=f"sampled {rate:g}"),
+        _trained(common, sampled, kind="sampled", name=f"sampled {rate}"),
     ]
     if not on_cpu:  # where the device's memory is the host's there is nothing to move
-        candidates.append(_on_host(common, sampled, name=f"host {rate:g}"))
-    candidates.append(_pool(common, slots, on_cpu=on_cpu, name=f"pool {pool_share:g}"))
+        candidates.append(_on_host(common, sampled, name=f"host {rate}"))
+    candidates.append(_pool(common, on_cpu=on_cpu))
     return Plan(request=request, machine=machine, constants=constants, candidates=tuple(candidates))
 
 
@@ -208,8 +205,10 @@ def _on_host(common: _Common, shape: HeadShape, *, name: str) -> Candidate:
     )
 
 
-def _pool(common: _Common, slots: int, *, on_cpu: bool, name: str) -> Candidate:
-    shape = pool_shape(common.request, slots=slots, on_cpu=on_cpu)
+def _pool(common: _Common, *, on_cpu: bool) -> Candidate:
+    request = common.request
+    shape = pool_shape(request, on_cpu=on_cpu)
+    name = f"pool {request.slots / request.identities:.2g}"
     seconds = pool_seconds(shape, pool_work(shape), pool_traffic(shape), common.constants)
     head = pool_bytes(shape)
     if on_cpu:

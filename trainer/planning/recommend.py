@@ -5,7 +5,7 @@ needs more of the machine. A pool is another method, whose accuracy nobody has s
 so it is recommended only where nothing else fits.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from trainer.planning.plan import ROOM, Candidate, Kind, Plan, make_plan
@@ -26,8 +26,8 @@ class Recommendation:
     reason: str
 
 
-def recommend(plan: Plan, *, rate: float, pool_share: float) -> Recommendation:
-    """The recommendation for a plan made with this rate and share."""
+def recommend(plan: Plan) -> Recommendation:
+    """The recommendation."""
     by_kind: dict[Kind, Candidate] = {each.kind: each for each in plan.candidates}
     fitting = [by_kind[kind] for kind in EXACTNESS if kind in by_kind and by_kind[kind].fits]
     if fitting:
@@ -38,9 +38,7 @@ def recommend(plan: Plan, *, rate: float, pool_share: float) -> Recommendation:
             reason=f"nothing with centres fits: {_lack(by_kind['sampled'])}; its accuracy at this"
             " size has not been shown by anybody",
         )
-    needed = _ranks_needed(
-        plan, lambda more: make_plan(more, plan.machine, rate=rate, pool_share=pool_share)
-    )
+    needed = _ranks_needed(plan)
     more = f"; from {needed} ranks on something does" if needed else ""
     return Recommendation(name=None, reason=f"nothing fits: {_lack(by_kind['full'])}{more}")
 
@@ -63,7 +61,7 @@ def _among(fitting: Sequence[Candidate], by_kind: dict[Kind, Candidate]) -> Reco
     else:
         reason = f"a full softmax does not fit: {_lack(full)}"
     if chosen.kind == "host":
-        reason += f"; on the device {_lack(by_kind['sampled'])}"
+        reason += f"; on the device {_lack(by_kind['sampled'])} (run files cannot choose it yet)"
     return Recommendation(name=chosen.name, reason=reason)
 
 
@@ -72,12 +70,12 @@ def _lack(candidate: Candidate) -> str:
     return f"{candidate.name} needs {size(candidate.device_bytes)} of {size(room)} usable a rank"
 
 
-def _ranks_needed(plan: Plan, again: Callable[[Request], Plan]) -> int | None:
+def _ranks_needed(plan: Plan) -> int | None:
     """The first doubling of ranks at which a head fits, each rank with as many images as now."""
     request = plan.request
     ranks = request.ranks
     while (ranks := 2 * ranks) <= min(MOST_RANKS, request.identities // 2):
-        if any(each.fits for each in again(_on_ranks(request, ranks)).candidates):
+        if any(each.fits for each in make_plan(_on_ranks(request, ranks), plan.machine).candidates):
             return ranks
     return None
 

@@ -1,7 +1,7 @@
 """What is to be planned: a run, how many people and images it has, and over how many ranks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,22 +14,30 @@ from trainer.backbones import table
 from trainer.config import RunConfig
 from trainer.data import open_data
 from trainer.errors import RunError, RunFileError
+from trainer.sampling import make_sampling
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 IMAGES_EACH = 20
 """Images of a person where nobody says: WebFace42M has 42,474,557 of 2,059,906."""
 EPOCHS = 20.0
 """Passes over the images where no run file says."""
+RATE, POOL_SHARE = 0.1, 0.01
+"""Of the identities, in a sample and a pool, where nobody says (arXiv:2203.15565, 2105.10375)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A run and its size. `epochs` are passes over `images`."""
+    """A run and its size. `epochs` are passes over `images`.
+
+    `sampling` and `slots` are what its head is compared with: sampled, and a pool.
+    """
 
     run: RunConfig
     identities: int
     images: int
     epochs: float
+    sampling: Sampling
+    slots: int
 
     def __post_init__(self) -> None:
         if self.identities < max(2, self.ranks):
@@ -82,10 +90,10 @@ def head_shape(request: Request, *, on_cpu: bool, sampling: Sampling | None) -> 
     )
 
 
-def pool_shape(request: Request, *, slots: int, on_cpu: bool) -> PoolShape:
-    """A pool of so many slots for the same run."""
+def pool_shape(request: Request, *, on_cpu: bool) -> PoolShape:
+    """A pool for the same run."""
     return PoolShape(
-        slots=slots,
+        slots=request.slots,
         embedding_dim=request.embedding_dim,
         batch=request.run.batch.size,
         world_size=request.ranks,
@@ -152,9 +160,11 @@ def make(
     images: int | None,
     ranks: int | None,
     epochs: float | None,
+    rate: float | None,
+    pool_share: float | None,
     on_cpu: bool,
 ) -> Request:
-    """The request; what is not said comes from the run file and its dataset.
+    """The request; what is not said comes from the run file and its dataset, or is usual.
 
     Raises:
         RunError, DataError: the file, the dataset or a number is missing or wrong.
@@ -168,4 +178,15 @@ def make(
     images = images or identities * IMAGES_EACH
     if epochs is None:
         epochs = EPOCHS if file is None else run.steps * run.batch.size / images
-    return Request(run=run, identities=identities, images=images, epochs=epochs)
+    sampling = make_sampling(run.head.sampling) or Sampling(rate=RATE)
+    slots = max(2, run.cluster.workers, round((pool_share or POOL_SHARE) * identities))
+    if pool_share is None and run.head.pool is not None:
+        slots = run.head.pool.slots
+    return Request(
+        run=run,
+        identities=identities,
+        images=images,
+        epochs=epochs,
+        sampling=sampling if rate is None else replace(sampling, rate=rate),
+        slots=slots,
+    )

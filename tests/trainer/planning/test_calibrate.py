@@ -28,6 +28,8 @@ def asked(ranks: int) -> request.Request:
         images=None,
         ranks=ranks,
         epochs=None,
+        rate=None,
+        pool_share=None,
         on_cpu=True,
     )
 
@@ -65,7 +67,7 @@ def test_two_ranks_find_every_constant_and_a_plan_uses_them(ranks: RankPools):
     assert all(math.isfinite(number) and number >= 0 for number in numbers)
     assert first.loader_images_per_s > 0
     assert first.hop_s > 0
-    plan = make_plan(asked(WORLD), machine(first), rate=0.1, pool_share=0.1)
-    text = plan_text(plan, recommend(plan, rate=0.1, pool_share=0.1))
+    plan = make_plan(asked(WORLD), machine(first))
+    text = plan_text(plan, recommend(plan))
     assert "not measured" not in text
     assert plan.candidates[0].step_s > first.backbones[0].forward_s

@@ -3,7 +3,6 @@
 import json
 import math
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -21,7 +20,6 @@ from trainer.planning.recommend import Recommendation, recommend
 from trainer.planning.text import as_json, plan_text
 
 SMALL = ("backbone.name=facenet_small", "data.image_size=32")
-SHARES: dict[str, Any] = {"rate": 0.1, "pool_share": 0.01}
 
 
 def asked(identities: int, ranks: int, *changes: str, on_cpu: bool = False) -> request.Request:
@@ -32,13 +30,15 @@ def asked(identities: int, ranks: int, *changes: str, on_cpu: bool = False) -> r
         images=None,
         ranks=ranks,
         epochs=None,
+        rate=None,
+        pool_share=None,
         on_cpu=on_cpu,
     )
 
 
 def planned(found: Machine, wanted: request.Request) -> tuple[Plan, Recommendation]:
-    plan = make_plan(wanted, found, **SHARES)
-    return plan, recommend(plan, **SHARES)
+    plan = make_plan(wanted, found)
+    return plan, recommend(plan)
 
 
 def test_a_hundred_million_people_on_a_thousand_devices_that_are_not_here():
@@ -64,6 +64,21 @@ def test_where_only_the_host_has_room_it_is_recommended_with_the_reason():
     assert fits == {"full": False, "sampled": False, "host": True, "pool": True}
     assert advice.name == "host 0.1"
     assert "does not fit" in advice.reason
+
+
+def test_a_run_files_own_sampling_and_pool_are_what_is_compared():
+    changes = ("head.sampling={rate: 0.2, block: 16}",)
+    plan, _ = planned(device("h100"), asked(1_000_000, 8, *changes))
+    assert [each.name for each in plan.candidates] == [
+        "full",
+        "sampled 0.2",
+        "host 0.2",
+        "pool 0.01",
+    ]
+    assert plan.request.sampling.block == 16
+    changes = ("head={pool: {slots: 5000}}", "data.order={name: pairs}")
+    plan, _ = planned(device("h100"), asked(1_000_000, 8, *changes))
+    assert plan.candidates[-1].name == "pool 0.005"
 
 
 def test_a_full_softmax_is_recommended_where_it_costs_little():
@@ -140,6 +155,8 @@ def test_parameters_are_those_of_the_table(name: str):
         images=None,
         ranks=1,
         epochs=None,
+        rate=None,
+        pool_share=None,
         on_cpu=True,
     )
     assert parameters(wanted) == BACKBONES[name].parameters
