@@ -32,13 +32,13 @@ class Sampler:
         self._draw = sampling.draw(num_classes, seed=seed)
         self._catch_up = catch_up
         self._buffer = rows.centre[:0]
-        drawn = self._draw.drawn_blocks * self._draw.block
-        self.most_rows = sub_centres * max(
-            64,  # a few positives at least
-            most_on_rank(
-                num_classes, drawn=min(drawn, num_classes), own_classes=self._stop - self._start
-            ),
+        block = self._draw.block
+        most_blocks = most_on_rank(
+            self._draw.num_blocks,
+            drawn=self._draw.drawn_blocks,
+            own_classes=-(-self._stop // block) - self._start // block,
         )
+        self.most_rows = sub_centres * max(64, most_blocks * block)  # a few positives at least
         """The rows that a chunk has any use for."""
 
     def parts(
