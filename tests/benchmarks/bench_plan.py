@@ -17,8 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.benchmarks.heads import parser, show
-from tests.benchmarks.planned import Planned, PlannedRun, all_planned
-from tests.benchmarks.record import RESULTS, Cell, commit, hardware, met
+from tests.benchmarks.planned import Figures, Planned, PlannedRun, all_planned
+from tests.benchmarks.record import RESULTS, Cell, commit, hardware, met, text
 from trainer.planning.calibrate import calibrate
 from trainer.planning.constants import Machine
 
@@ -42,12 +42,12 @@ def calibrated(planned: Sequence[Planned]) -> tuple[Machine, float]:
 def predict(planned: Sequence[Planned], path: Path) -> None:
     """Write every prediction to a file, with when it was made and what with."""
     machine, seconds = calibrated(planned)
-    predictions = {each.name: each.predicted(machine) for each in planned}
+    predictions = {each.name: each.predicted(machine)._asdict() for each in planned}
     kept = {
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
         "calibration_s": round(seconds, 1),
-        "seconds_a_step": predictions,
+        "predictions": predictions,
     }
     path.write_text(json.dumps(kept, indent=2) + "\n")
     print(f"predictions: {path}, sha256 {digest(path)}, calibrated in {seconds:.0f} s")
@@ -64,20 +64,27 @@ def compare(planned: Sequence[Planned], path: Path) -> tuple[list[dict[str, Cell
     began = datetime.now(UTC).isoformat(timespec="seconds")
     rows: list[dict[str, Cell]] = []
     for each in planned:
-        predicted = kept["seconds_a_step"][each.name]
-        measured = each.measured()
-        rows.append(
-            {
-                "configuration": each.name,
-                "predicted ms": 1e3 * predicted,
-                "measured ms": 1e3 * measured,
-                "error %": 100 * (predicted / measured - 1),
-            }
-        )
-        print(", ".join(f"{name} {cell}" for name, cell in rows[-1].items()), flush=True)
+        predicted, measured = Figures(**kept["predictions"][each.name]), each.measured()
+        row: dict[str, Cell] = {
+            "configuration": each.name,
+            "predicted ms": 1e3 * predicted.seconds,
+            "measured ms": 1e3 * measured.seconds,
+            "error %": 100 * (predicted.seconds / measured.seconds - 1),
+            "predicted MB": "",
+            "measured MB": "",
+            "memory error %": "",
+        }
+        if predicted.head_bytes is not None and measured.head_bytes is not None:
+            row["predicted MB"] = predicted.head_bytes / 1e6
+            row["measured MB"] = measured.head_bytes / 1e6
+            row["memory error %"] = 100 * (predicted.head_bytes / measured.head_bytes - 1)
+        rows.append(row)
+        print(", ".join(f"{name} {text(cell)}" for name, cell in row.items()), flush=True)
     worst = max(abs(float(row["error %"])) for row in rows) / 100
+    memory = [abs(float(row["memory error %"])) for row in rows if row["memory error %"] != ""]
     notes = [
         met("worst error", worst, WORST),
+        f"worst error of a head's memory, its peak less what the process had: {max(memory):.3g} %",
         f"predictions: written {kept['written']} at commit {kept['commit']}, sha256 {before},"
         f" calibrated in {kept['calibration_s']} s",
         f"the first step was taken after {began}",

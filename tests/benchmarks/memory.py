@@ -30,9 +30,9 @@ def _measured(candidate: Candidate, size: Size) -> int:
     _train(candidate, Size(classes=64, dim=64, batch=64))  # imports, threads, libraries' own memory
     # Without this the mark is the highest since the program began: that of the imports.
     Path("/proc/self/clear_refs").write_text("5")
-    before = _resident_kb("VmRSS")
+    before = resident_kb("VmRSS")
     _train(candidate, size)
-    return (_resident_kb("VmHWM") - before) * 1024
+    return (resident_kb("VmHWM") - before) * 1024
 
 
 def _train(candidate: Candidate, size: Size) -> None:
@@ -41,7 +41,8 @@ def _train(candidate: Candidate, size: Size) -> None:
         made.step(*next(data))
 
 
-def _resident_kb(field: str) -> int:
+def resident_kb(field: str) -> int:
+    """A field of this process's memory: VmRSS, now, or VmHWM, at its highest."""
     status = Path("/proc/self/status").read_text()
     return int(re.findall(rf"{field}:\s*(\d+) kB", status)[0])
 

@@ -5,10 +5,10 @@ None is of a shape that calibration times. `scale` divides the classes, for a qu
 
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -16,12 +16,15 @@ from data_pipeline.synthetic import synthesize
 from sharded_fc.capacity import (
     HeadShape,
     PoolShape,
+    head_bytes,
     head_traffic,
     head_work,
+    pool_bytes,
     pool_traffic,
     pool_work,
 )
 from sharded_fc.sampling import Sampling
+from tests.benchmarks.memory import resident_kb
 from trainer import config, run_folder
 from trainer.config import RunConfig
 from trainer.launch import run_local
@@ -36,6 +39,13 @@ from trainer.planning.seconds import head_seconds, pool_seconds
 from trainer.topology import Topology
 
 LEAST_S, LEAST_CALLS = 3.0, 7
+
+
+class Figures(NamedTuple):
+    """Seconds of a step, and the bytes that a head adds to a rank; None for whole runs."""
+
+    seconds: float
+    head_bytes: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,22 +72,35 @@ class PlannedHead:
             words.append(f"sampled {shape.sampling.rate:g}")
         return ", ".join(words) + f"; {where}"
 
-    def predicted(self, machine: Machine) -> float:
-        """Seconds of a step."""
+    def predicted(self, machine: Machine) -> Figures:
+        """What is to come."""
         constants, shape = machine.setup(self.shape.world_size, self.threads), self.shape
         if isinstance(shape, PoolShape):
-            return pool_seconds(shape, pool_work(shape), pool_traffic(shape), constants).total
-        return head_seconds(shape, head_work(shape), head_traffic(shape), constants).total
+            seconds = pool_seconds(shape, pool_work(shape), pool_traffic(shape), constants)
+            return Figures(seconds.total, pool_bytes(shape).total)
+        seconds = head_seconds(shape, head_work(shape), head_traffic(shape), constants)
+        return Figures(seconds.total, head_bytes(shape).total)
 
-    def measured(self) -> float:
-        """Seconds of a step: the median, of the slowest rank."""
+    def measured(self) -> Figures:
+        """The median of steps, of the slowest rank; the highest memory of the largest."""
         return on_ranks(_steps, self.shape, ranks=self.shape.world_size, threads=self.threads)
 
 
-def _steps(topology: Topology, shape: HeadShape | PoolShape) -> float:
+def _steps(topology: Topology, shape: HeadShape | PoolShape) -> Figures:
     clock = Clock(topology.group, topology.device)
-    made = pool_step(shape, clock) if isinstance(shape, PoolShape) else head_step(shape, clock)
-    return clock.seconds(made, least_s=LEAST_S, least_calls=LEAST_CALLS, warm=2)
+
+    def made(shape: HeadShape | PoolShape) -> Callable[[], object]:
+        return pool_step(shape, clock) if isinstance(shape, PoolShape) else head_step(shape, clock)
+
+    # Threads, libraries' own memory.
+    name = "slots" if isinstance(shape, PoolShape) else "num_classes"
+    made(replace(shape, **{name: 64 * shape.world_size}))()
+    # Without this the mark is the highest since the program began: that of the imports.
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident_kb("VmRSS")
+    seconds = clock.seconds(made(shape), least_s=LEAST_S, least_calls=LEAST_CALLS, warm=2)
+    added = clock.slowest(float(resident_kb("VmHWM") - before))
+    return Figures(seconds, round(added * 1024))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +137,8 @@ class PlannedRun:
             f" {self.people:,} people; {run.cluster.workers} x {run.engine.threads} threads"
         )
 
-    def predicted(self, machine: Machine) -> float:
-        """Seconds of a step, loader and all."""
+    def predicted(self, machine: Machine) -> Figures:
+        """Loader and all."""
         wanted = request.Request(
             run=self.run,
             identities=self.people,
@@ -124,9 +147,9 @@ class PlannedRun:
             sampling=Sampling(rate=0.1),
             slots=self.people // 2,
         )
-        return make_plan(wanted, machine).candidates[0].step_s
+        return Figures(make_plan(wanted, machine).candidates[0].step_s, None)
 
-    def measured(self) -> float:
+    def measured(self) -> Figures:
         """The median of its steps, the first quarter left out."""
         with tempfile.TemporaryDirectory() as folder:
             synthesize(
@@ -142,7 +165,7 @@ class PlannedRun:
             run_local(run, kept)
             lines = read_lines(kept / "metrics" / "history.jsonl")
             seconds = [line["seconds"]["total"] for line in lines]
-            return statistics.median(seconds[len(seconds) // 4 :])
+            return Figures(statistics.median(seconds[len(seconds) // 4 :]), None)
 
     def calibrating(self) -> RunConfig:
         """A run with the same backbone, but of other batches, to calibrate with."""

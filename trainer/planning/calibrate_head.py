@@ -32,7 +32,7 @@ ROWS = 32_768
 """Classes a rank of the heads timed: with 512 columns 64 MiB, twice the cache of the CPU here."""
 SAMPLED_ROWS, SAMPLED_RATE = 131_072, 0.1
 POOL_SLOTS = 16_384
-LONG_S, SHORT_S = 0.25, 0.02
+LONG_S, SHORT_S = 0.4, 0.02
 SMALL_BYTES, LARGE_BYTES = 1 << 10, 4 << 20
 
 

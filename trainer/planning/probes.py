@@ -47,27 +47,34 @@ def head_step(shape: HeadShape, clock: Clock) -> Callable[[], object]:
 
 
 def pool_step(shape: PoolShape, clock: Clock) -> Callable[[], object]:
-    """The same of a pool; after some steps it is as full as batches make it."""
+    """The same of a pool for ten times as many people as slots, so that most have none.
+
+    As a pool's batches are: half of each view are pairs' images, of people who are therefore in the
+    pool, the other half anybody's. Labels are drawn anew each step.
+    """
+    people = 10 * shape.slots
     head = PoolHead(
-        2 * shape.slots,
+        people,
         shape.embedding_dim,
         slots=shape.slots,
         margin=CosFace(_MARGIN),
         scale=_SCALE,
-        unfilled="random",  # so that all slots take part
+        unfilled="random",  # so that all slots take part from the first step
         group=clock.group,
         device=clock.device,
     )
     generator = torch.Generator().manual_seed(clock.group.rank())
     own = -(-shape.view // shape.world_size)
     drawn = torch.randn(4, own, shape.embedding_dim, generator=generator).to(clock.device)
-    label = torch.randint(2 * shape.slots, (own,), generator=generator)
     probes = [each.requires_grad_() for each in drawn[:2].clone().unbind(0)]
-    views = [
-        PoolView(probe, gallery, label) for probe, gallery in zip(probes, drawn[2:], strict=True)
-    ]
 
     def step() -> None:
+        first, second = torch.randint(people, (2, own), generator=generator)
+        second[: own // 2] = first[: own // 2]
+        views = [
+            PoolView(probe, gallery, label)
+            for probe, gallery, label in zip(probes, drawn[2:], (first, second), strict=True)
+        ]
         head(*views).loss.backward()
 
     return step
