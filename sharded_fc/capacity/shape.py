@@ -19,8 +19,9 @@ LEAST_CHUNK = 64  # rows a sampled chunk has room for: `sampling.sampler`
 class HeadShape:
     """A `ShardedHead` and the global batch it is called with.
 
-    `batch` counts the samples of all ranks, spread evenly. All figures are those of rank 0, which
-    has the most classes. Arguments of the same name are the head's; `state` and `operands` are its
+    `batch` counts the samples of all ranks; `most_own` are those of the rank that has most, None
+    where they are spread evenly. All figures are those of rank 0, which has the most classes.
+    Arguments of the same name are the head's; `state` and `operands` are its
     `state_dtype` and `compute_dtype`, and None its defaults.
     """
 
@@ -29,6 +30,7 @@ class HeadShape:
     batch: int
     world_size: int
     on_cpu: bool
+    most_own: int | None = None
     dtype: torch.dtype = torch.float32
     state: torch.dtype | None = None
     operands: torch.dtype | None = None
@@ -54,8 +56,8 @@ class HeadShape:
 
     @property
     def own_batch(self) -> int:
-        """The most samples that a rank brings."""
-        return -(-self.batch // self.world_size)
+        """The most samples that a rank brings: as many are sent by all."""
+        return self.most_own or -(-self.batch // self.world_size)
 
     @property
     def own_classes(self) -> int:

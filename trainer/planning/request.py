@@ -78,6 +78,7 @@ def head_shape(request: Request, *, on_cpu: bool, sampling: Sampling | None) -> 
         batch=request.run.batch.size,
         world_size=request.ranks,
         on_cpu=on_cpu,
+        most_own=request.own_images,
         dtype=getattr(torch, rows),
         state=getattr(torch, state),
         operands=getattr(torch, operands),

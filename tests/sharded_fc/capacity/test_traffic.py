@@ -30,8 +30,9 @@ def given(kind: str, options: dict[str, Any]) -> list[tuple[str, int]]:
         return scatter(out, tensor, **rest)
 
     extras = options.pop("extras", {})
-    embedding = torch.randn(OWN, DIM).requires_grad_()
-    label = torch.arange(OWN) + dist.get_rank() * OWN
+    own = options.pop("own", OWN)
+    embedding = torch.randn(own, DIM).requires_grad_()
+    label = torch.arange(own) + dist.get_rank() * own
 
     def sharded():
         head = ShardedHead(
@@ -41,7 +42,7 @@ def given(kind: str, options: dict[str, Any]) -> list[tuple[str, int]]:
 
     def pool():
         head = PoolHead(CLASSES, DIM, slots=11, margin=CosFace(0.3), scale=16.0)
-        view = PoolView(torch.randn(OWN, DIM).requires_grad_(), embedding, label)
+        view = PoolView(torch.randn(own, DIM).requires_grad_(), embedding, label)
         return lambda: head(view, view)
 
     call = {"head": sharded, "pool": pool}[kind]()
@@ -94,6 +95,20 @@ def test_the_pools_exchanges_are_those_predicted(ranks: RankPools):
         for (kind, found), (wanted_kind, most) in zip(sorted(seen), expected, strict=True):
             assert kind == wanted_kind
             assert found <= most
+
+
+def uneven(counts: list[int]) -> list[int]:
+    """Bytes passed in of one step in which ranks bring so many samples."""
+    return [size for _, size in given("head", {"own": counts[dist.get_rank()]})]
+
+
+def test_all_ranks_send_as_much_as_the_one_with_most_samples(ranks: RankPools):
+    shape = HeadShape(
+        num_classes=CLASSES, embedding_dim=DIM, batch=7, world_size=3, on_cpu=True, most_own=4
+    )
+    expected = [each.given_bytes for each in head_traffic(shape)]
+    for seen in ranks(3).run(uneven, [4, 1, 2]):
+        assert seen == expected
 
 
 def test_a_ring_moves_what_the_others_have():
