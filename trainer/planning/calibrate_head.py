@@ -150,12 +150,13 @@ def _head_cost(clock: Clock, known: Constants, dtypes: Dtypes) -> HeadCost:
     free = HeadCost(**dtypes._asdict(), element_s=0.0, logit_s=0.0, gathered_element_s=0.0)
 
     def left(shape: HeadShape, cost: HeadCost) -> tuple[float, float]:
-        """(what `cost` leaves of a step, what it explains)."""
+        """(what `cost` leaves of a step, what the whole's factor would multiply)."""
         seconds = clock.seconds(head_step(shape, clock), least_s=LONG_S, warm=2)
         explained = head_seconds(
             shape, head_work(shape), head_traffic(shape), replace(known, heads=(cost,))
         )
-        return seconds - explained.total, explained.total
+        parts = explained.products + explained.logits + explained.rows
+        return seconds - explained.total, parts
 
     own = ROWS * clock.ranks
     shapes = [
@@ -167,8 +168,8 @@ def _head_cost(clock: Clock, known: Constants, dtypes: Dtypes) -> HeadCost:
     element, logit = _solve([(work.elements, work.logits) for work in works], rest)
     cost = replace(free, element_s=element, logit_s=logit)
     middle = _as(dtypes, _shape(clock, classes=own, dim=256, batch=128))
-    remaining, explained = left(middle, cost)
-    cost = replace(cost, whole_over_parts=1.0 + remaining / explained)
+    remaining, parts = left(middle, cost)
+    cost = replace(cost, whole_over_parts=max(0.5, 1.0 + remaining / parts))
     sampled = replace(
         _as(dtypes, _shape(clock, classes=SAMPLED_ROWS * clock.ranks, dim=256, batch=64)),
         sampling=Sampling(rate=SAMPLED_RATE),

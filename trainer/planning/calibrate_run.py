@@ -108,6 +108,7 @@ def measure_loader(run: RunConfig, clock: Clock) -> float:
             range(1),
             image_size=small.data.image_size,
             augmentation=build.augmentation(small),
+            device=str(clock.device),
             threads=small.data.threads,
             quarantine={},
             bad_sample_budget=0,

@@ -32,7 +32,7 @@ class HeadCost:
 
     Seconds for each number of a row visited (reading it twice, its optimizer, writing it), for each
     logit (two passes), and more for a number that lies scattered in the table. `whole_over_parts`
-    is what a step of a middle size took over the sum of its parts.
+    multiplies products, rows and logits: what a step of a middle size took over their sum.
     """
 
     operands: str
