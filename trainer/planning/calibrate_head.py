@@ -169,6 +169,7 @@ def _head_cost(clock: Clock, known: Constants, dtypes: Dtypes) -> HeadCost:
     cost = replace(free, element_s=element, logit_s=logit)
     middle = _as(dtypes, _shape(clock, classes=own, dim=256, batch=128))
     remaining, parts = left(middle, cost)
+    # On a machine that others disturb anything can come out; prices must stay above 0.
     cost = replace(cost, whole_over_parts=max(0.5, 1.0 + remaining / parts))
     sampled = replace(
         _as(dtypes, _shape(clock, classes=SAMPLED_ROWS * clock.ranks, dim=256, batch=64)),
