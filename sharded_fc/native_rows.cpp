@@ -123,6 +123,26 @@ private:
     std::unique_ptr<uint64_t[]> hashes_;
 };
 
+// The gradient of a row, without its part along the row, in `to`.
+void turn(const Slice& slice, int64_t row, const float* __restrict centre, float* __restrict to) {
+    const int64_t dim = slice.dim, start = row * dim;
+    const Table& table = slice.gradient;
+    if (!slice.along || table.type == FLOAT16) {
+        widen(table.data, table.type, start, dim, to);
+        if (!slice.along) return;
+    }
+    const float along = slice.along[row];
+    if (table.type == FLOAT32) {
+        const float* __restrict from = static_cast<const float*>(table.data) + start;
+        for (int64_t c = 0; c < dim; ++c) to[c] = from[c] - centre[c] * along;
+    } else if (table.type == BFLOAT16) {
+        const uint16_t* __restrict from = static_cast<const uint16_t*>(table.data) + start;
+        for (int64_t c = 0; c < dim; ++c) to[c] = widen_bfloat16(from[c]) - centre[c] * along;
+    } else {
+        for (int64_t c = 0; c < dim; ++c) to[c] -= centre[c] * along;
+    }
+}
+
 // Calls update(row of the tables, gradient, centre, buffers) for each row: the gradient without its
 // part along the row in buffer 0, the centre in buffer 1. What `update` leaves there is the new
 // centre.
@@ -139,11 +159,7 @@ void for_each_row(const Slice& slice, float learning_rate, Update update) {
             float* __restrict centre = buffers.at(1);
             const int64_t at = slice.at(row);
             buffers.load(slice.centre, at, centre);
-            buffers.load(slice.gradient, row, gradient);
-            if (slice.along) {
-                const float along = slice.along[row];
-                for (int64_t c = 0; c < dim; ++c) gradient[c] -= centre[c] * along;
-            }
+            turn(slice, row, centre, gradient);
             update(at, gradient, centre, buffers);
             if (learning_rate != 0) buffers.store(slice.centre, at, slice.first_row + at, centre);
         }
