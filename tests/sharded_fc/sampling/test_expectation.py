@@ -9,7 +9,8 @@ import torch
 from sharded_fc import ShardedHead
 from sharded_fc.margins import ArcFace, CurricularFace
 from sharded_fc.sampling import Draw, Sampling, share_visited
-from tests.sharded_fc.on_ranks import FLOAT64, draw_batches
+from sharded_fc.sampling.options import Correction
+from tests.sharded_fc.on_ranks import draw_batches
 
 CLASSES, DIM = 12, 4
 
@@ -22,7 +23,8 @@ def make_head(margin, sampling):
         scale=8.0,
         learning_rate=0.1,
         sampling=sampling,
-        **FLOAT64,
+        dtype=torch.float64,
+        compute_dtype=torch.float64,
     )
 
 
@@ -34,7 +36,10 @@ def test_the_mean_over_all_draws_of_twelve_classes_is_the_full_sum(monkeypatch, 
     (((embedding, label),),) = draw_batches([4], num_classes=CLASSES, dim=DIM)
     full = make_head(margin, None)(embedding, label).sample_loss
     subsets = list(combinations(range(CLASSES), count))
-    sums = {"logq": torch.zeros_like(full), "none": torch.zeros_like(full)}
+    sums: dict[Correction, torch.Tensor] = {
+        "logq": torch.zeros_like(full),
+        "none": torch.zeros_like(full),
+    }
     for correction, total in sums.items():
         head = make_head(margin, Sampling(rate=count / CLASSES, correction=correction))
         for subset in subsets:
