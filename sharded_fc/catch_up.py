@@ -6,6 +6,7 @@ product when it is next read: the dense optimizer's result, at a sparse one's co
 """
 
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,6 +17,7 @@ from sharded_fc.partition import chunks
 from sharded_fc.rounding import round_stochastically, rounding_key
 from sharded_fc.step_products import StepProducts
 from sharded_fc.storage import Rows, working_dtype
+from sharded_fc.window import Window
 
 _ROWS_AT_A_TIME = 4096
 _OWN_CHANCES = 16  # rounding keys below it belong to the tables an optimizer keeps
@@ -59,7 +61,7 @@ class CatchUp:
     def __init__(
         self,
         optimizer: Optimizer,
-        rows: Rows,
+        rows: Rows | Window,
         *,
         ratios: Sequence[tuple[int, int, float]],
         seed: int,
@@ -76,7 +78,24 @@ class CatchUp:
         self._groups = torch.tensor([*groups, default], device=device)
         self._buffers: dict[str, Tensor] = {}
         self._products = StepProducts(len(self._factors), device=device)
-        self._reached = torch.zeros(len(rows), dtype=torch.int64, device=device)
+        if isinstance(rows, Window):
+            self._reached = rows.counter
+        else:
+            self._reached = torch.zeros(len(rows), dtype=torch.int64, device=device)
+
+    def on(self, window: Window) -> "CatchUp":
+        """The same steps for the rows of a window, whose counters say how far each one is."""
+        other = copy(self)
+        other._rows, other._reached = window, window.counter
+        return other
+
+    def history(self) -> dict[str, Tensor]:
+        """What of the past the rows may need, on the host."""
+        return self._products.state()
+
+    def remember(self, history: dict[str, Tensor]) -> None:
+        """Take over what `history` gave, with the rows of the same moment."""
+        self._products.load(history)
 
     def restart(self) -> None:
         """Begin anew with rows that have missed nothing."""
@@ -120,14 +139,19 @@ class CatchUp:
 
     def finish(self, *, step: Int[Tensor, ""]) -> None:
         """Bring all rows to the present, so that nothing of the past is needed any more."""
+        if self._products.most:
+            self.bring_all(step=step)
+            self.restart()
+
+    def bring_all(self, *, step: Int[Tensor, ""]) -> None:
+        """Bring all rows to the present, to be looked at: `step` does not remember that."""
         if not self._products.most:
             return
         device = self._reached.device
         go = torch.zeros((), dtype=torch.bool, device=device)
-        for start, stop in chunks(len(self._rows), _ROWS_AT_A_TIME):
+        for start, stop in chunks(len(self._reached), _ROWS_AT_A_TIME):
             self._rows.ready(start, stop)
             self.bring(torch.arange(start, stop, device=device), step=step, skip=go)
-        self.restart()
 
     def _present(self, index: Tensor, step: Tensor, *, states: bool) -> dict[str, Tensor]:
         """Each table's rows after the steps they missed, rounded as they are kept."""
@@ -153,7 +177,7 @@ class CatchUp:
                 # Other chances than those of the step to come, which rounds the same tensors.
                 key = rounding_key(seed=self._seed, step=step, tensor=_OWN_CHANCES + number)
                 found[name] = round_stochastically(
-                    value, kept.dtype, key=key, first_row=index + rows.start
+                    value, kept.dtype, key=key, first_row=rows.at(index).number
                 )
         return found
 
@@ -175,5 +199,6 @@ class CatchUp:
         if not len(self._edges):
             group = torch.zeros_like(index)
         else:
-            group = self._groups[torch.searchsorted(self._edges, index, right=True)]
+            number = self._rows.numbers(index)
+            group = self._groups[torch.searchsorted(self._edges, number, right=True)]
         return self._products.since(self._reached[index], group)

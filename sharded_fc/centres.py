@@ -4,15 +4,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sharded_fc.storage import Rows, working_dtype
+from sharded_fc.present_rows import ReadableRows
+from sharded_fc.storage import working_dtype
 
 
 def read_centres(
-    rows: Rows, start: int, stop: int, *, sub_centres: int, embedding_dim: int
+    rows: ReadableRows, start: int, stop: int, *, sub_centres: int, embedding_dim: int
 ) -> Float[Tensor, "classes sub_centres dim"]:
     """Classes [start, stop), counted within this partition: as trained, without the bias."""
-    rows.ready(start * sub_centres, stop * sub_centres)
-    centres = rows.centre[start * sub_centres : stop * sub_centres, :embedding_dim]
+    centres = rows.view(start * sub_centres, stop * sub_centres).centre[:, :embedding_dim]
     whole = centres.to(working_dtype(centres.dtype))
     return whole.unflatten(0, (stop - start, sub_centres))
 

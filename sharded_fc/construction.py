@@ -13,12 +13,14 @@ from sharded_fc.catch_up import CatchUp
 from sharded_fc.collectives import Ranks
 from sharded_fc.margins import Margin
 from sharded_fc.optimizer import Optimizer
+from sharded_fc.outside import Outside, OutsideRows
 from sharded_fc.partition import bounds
 from sharded_fc.problem import Problem
 from sharded_fc.sampling.options import Sampling
 from sharded_fc.sampling.sampler import Sampler
 from sharded_fc.softmax import ChunkedSoftmax, Kernels
 from sharded_fc.storage import Rows, working_dtype
+from sharded_fc.tables import Layout
 
 # Room for products kept from the first visit for the second, which saves one of four: 96 MiB hold
 # all of 100,000 classes x 256 samples, a sixteenth of the rows all of a million x 64.
@@ -45,6 +47,7 @@ def make_problem(
     class_margin: Float[Tensor, " classes"] | None,
     unlabelled: Unlabelled,
     sampling: Sampling | None,
+    outside: Outside | None,
     conflict_cosine: float | None,
     ignore_conflicts: bool,
     compute_dtype: torch.dtype | None,
@@ -88,17 +91,17 @@ def make_problem(
     ranks = Ranks.of(group)
     start, stop = bounds(num_classes, ranks.size)[ranks.rank]
     width = embedding_dim if margin.normalised else embedding_dim + 1  # and a bias
-    rows = Rows(
-        start * sub_centres,
-        stop * sub_centres,
+    layout = Layout(
+        start=start * sub_centres,
+        stop=stop * sub_centres,
         embedding_dim=width,
         state_widths=chosen.state_widths(width),
         seed=seed,
-        device=device,
         dtype=dtype,
         state_dtype=state_dtype or (dtype if dtype != torch.float16 else torch.float32),
         initial_columns=embedding_dim,
     )
+    rows = _rows(layout, sampling, outside, sub_centres=sub_centres, device=device)
     own_ratios = _counted_within(rows, ratios, sub_centres)
     catch_up = _catch_up(sampling, chosen, rows, own_ratios, seed)
     if kept_bytes is None:
@@ -145,8 +148,37 @@ def make_problem(
     )
 
 
+def _rows(
+    layout: Layout,
+    sampling: Sampling | None,
+    outside: Outside | None,
+    *,
+    sub_centres: int,
+    device: torch.device,
+) -> Rows | OutsideRows:
+    """This rank's rows, on the device or elsewhere."""
+    if outside is None:
+        return Rows(
+            layout.start,
+            layout.stop,
+            embedding_dim=layout.embedding_dim,
+            state_widths=layout.state_widths,
+            seed=layout.seed,
+            device=device,
+            dtype=layout.dtype,
+            state_dtype=layout.state_dtype,
+            initial_columns=layout.initial_columns,
+        )
+    if sampling is None:
+        raise ValueError(
+            f"rows in {outside.kept_in} memory without sampling: every step would move all of "
+            "them; give the head a sampling, or keep the rows on the device"
+        )
+    return OutsideRows(layout, outside, block_rows=sampling.block * sub_centres, device=device)
+
+
 def _counted_within(
-    rows: Rows, ratios: Sequence[tuple[int, int, float]], sub_centres: int
+    rows: Rows | OutsideRows, ratios: Sequence[tuple[int, int, float]], sub_centres: int
 ) -> tuple[tuple[int, int, float], ...]:
     """Ranges of classes as ranges of this partition's rows; they may reach beyond it."""
     return tuple(
@@ -158,10 +190,11 @@ def _counted_within(
 def _catch_up(
     sampling: Sampling | None,
     optimizer: Optimizer,
-    rows: Rows,
+    rows: Rows | OutsideRows,
     ratios: Sequence[tuple[int, int, float]],
     seed: int,
 ) -> CatchUp | None:
     if sampling is None or sampling.untouched == "frozen":
         return None
-    return CatchUp(optimizer, rows, ratios=ratios, seed=seed)
+    kept = rows.none() if isinstance(rows, OutsideRows) else rows
+    return CatchUp(optimizer, kept, ratios=ratios, seed=seed)

@@ -16,7 +16,7 @@ from sharded_fc.centres import read_centres
 from sharded_fc.collectives import Ranks
 from sharded_fc.files import commit, partial_path, together
 from sharded_fc.partition import chunks
-from sharded_fc.storage import Rows
+from sharded_fc.present_rows import ReadableRows
 
 TENSOR = "centres"
 
@@ -26,7 +26,7 @@ _NAMES = {torch.float32: "F32", torch.float16: "F16"}
 def export_centres(
     path: Path,
     *,
-    rows: Rows,
+    rows: ReadableRows,
     ranks: Ranks,
     embedding_dim: int,
     unit: bool,
@@ -53,7 +53,7 @@ def export_centres(
     """
     if dtype not in _NAMES:
         raise ValueError(f"dtype {dtype}; use torch.float32 or torch.float16")
-    device = rows.centre.device
+    device = rows.device
     fits = wins is None or len(wins) == len(rows)
     facts = ranks.exchange_integers([rows.stop, int(fits), int(wins is not None)], device=device)
     if not all(fact[1] for fact in facts) or len({fact[2] for fact in facts}) > 1:

@@ -29,6 +29,7 @@ from sharded_fc.partition import default_chunk
 from sharded_fc.parts import Part, Whole
 from sharded_fc.problem import Problem
 from sharded_fc.softmax import Visit
+from sharded_fc.storage import Rows
 from sharded_fc.targets import SHORTEST, Targets
 from sharded_fc.tile import Rules, in_logits
 
@@ -75,7 +76,13 @@ class Pass:
 
 
 def run_forward(
-    problem: Problem, views: list[View], *, scalars: Scalars, step: Tensor, keep: bool
+    problem: Problem,
+    views: list[View],
+    *,
+    scalars: Scalars,
+    step: Tensor,
+    keep: bool,
+    next_label: Tensor | None,
 ) -> Pass:
     """Everything up to the loss. `keep`: a backward may follow, so products are worth keeping.
 
@@ -92,7 +99,9 @@ def run_forward(
     )
     unit, inverse, norm = _normalise(problem, views)
     batch = _gather(problem, agreement, views, unit, norm)
-    targets = softmax.targets(batch, step=step)
+    chunk = _chunk(problem, len(batch.label))
+    parts = _parts(problem, batch, step=step, chunk=chunk, next_label=next_label)
+    targets = softmax.targets(batch, parts[0], step=step)
     waited = problem.ranks.start_all_gather(_target_table(problem, batch, targets))
 
     def adjust() -> tuple[Tensor, Adjustment]:
@@ -121,9 +130,7 @@ def run_forward(
         sigmoid_bias=bias,
         negative_weight=problem.negative_weight,
     )
-    chunk = _chunk(problem, len(batch.label))
     shift = _shift(problem, rules)
-    parts = _parts(problem, batch, step=step, chunk=chunk)
     first_visit = partial(
         softmax.first_visit, batch, rules, parts, chunk=chunk, keep=keep, step=step
     )
@@ -225,17 +232,21 @@ def _join_targets(problem: Problem, gathered: Tensor) -> tuple[Tensor, Tensor | 
     return whole[0], None if problem.class_margin is None else whole[1]
 
 
-def _parts(problem: Problem, batch: Batch, *, step: Tensor, chunk: int) -> Sequence[Part]:
+def _parts(
+    problem: Problem, batch: Batch, *, step: Tensor, chunk: int, next_label: Tensor | None
+) -> Sequence[Part]:
     """The rows to visit."""
-    if problem.sampler is None:
-        return (Whole(problem.softmax.rows, problem.softmax.sub_centres),)
-    return problem.sampler.parts(batch.label, step=step, chunk=chunk)
+    if problem.sampler is not None:
+        return problem.sampler.parts(batch.label, step=step, chunk=chunk, next_label=next_label)
+    rows = problem.softmax.rows
+    assert isinstance(rows, Rows)  # those elsewhere go with a sampler alone
+    return (Whole(rows, problem.softmax.sub_centres),)
 
 
 def _chunk(problem: Problem, batch: int) -> int:
     """Rows a chunk: whole classes."""
     softmax = problem.softmax
-    width = softmax.rows.centre.shape[1]
+    width = softmax.rows.width
     classes = problem.chunk_classes or max(
         1,
         default_chunk(

@@ -22,10 +22,12 @@ from sharded_fc.construction import make_problem
 from sharded_fc.forward import Pass, run_forward
 from sharded_fc.head_rows import HeadRows
 from sharded_fc.margins import Margin
+from sharded_fc.outside import Outside
 from sharded_fc.row_step import Step
 from sharded_fc.sampling import Sampling
 from sharded_fc.softmax import Kernels
 from sharded_fc.tile import Weights
+from sharded_fc.window import Window
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ class ShardedHead(HeadRows):
     `learning_rate_ratios` are (first class, last class + 1, ratio); 0 freezes. `clip_row_norm`
     bounds the length of each row's gradient. `conflict_cosine` turns on counting of negatives above
     it; `ignore_conflicts` leaves them out of the loss. `sampling` compares with a share of the
-    classes (`sampling.Sampling`). `kept_bytes` bounds the products kept between the two visits; the
+    classes (`sampling.Sampling`); then `outside` can keep the rows in host memory or in files
+    (`outside.Outside`). `kept_bytes` bounds the products kept between the two visits; the
     default is 96 MiB, or a sixteenth of the rows and their optimizer's if that is more. On CUDA
     devices `kernels` can be "torch", "elementwise" (one pass over each product; what "auto" takes)
     or "fused" (no products in memory); elsewhere it is torch.
@@ -89,6 +92,7 @@ class ShardedHead(HeadRows):
         class_margin: Float[Tensor, " classes"] | None = None,
         unlabelled: Unlabelled = "refuse",
         sampling: Sampling | None = None,
+        outside: Outside | None = None,
         conflict_cosine: float | None = None,
         ignore_conflicts: bool = False,
         compute_dtype: torch.dtype | None = None,
@@ -120,6 +124,7 @@ class ShardedHead(HeadRows):
             class_margin=class_margin,
             unlabelled=unlabelled,
             sampling=sampling,
+            outside=outside,
             conflict_cosine=conflict_cosine,
             ignore_conflicts=ignore_conflicts,
             compute_dtype=compute_dtype,
@@ -160,6 +165,7 @@ class ShardedHead(HeadRows):
         *,
         sample_weight: Float[Tensor, " batch"] | None = None,
         class_range: Int[Tensor, "batch 2"] | None = None,
+        next_label: Int[Tensor, " next"] | None = None,
     ) -> HeadOutput:
         """The mean loss over all samples of all ranks, to be called on every rank.
 
@@ -167,7 +173,9 @@ class ShardedHead(HeadRows):
         have unit length; batches may differ between ranks or be empty. Labels are global and best
         passed on the host, where checking them waits for nothing. A sample with a `class_range`
         [start, stop) competes with those classes alone. Nothing changes before `loss.backward()`,
-        and nothing at all without it.
+        and nothing at all without it. `next_label` are all ranks' labels of the next call, on the
+        host: rows kept outside the device are read for them while this step computes. Wrong ones
+        cost time alone.
 
         Collectives: one all_gather of a few integers (counts and complaints), one of embeddings
         and labels, one of target cosines, one of five numbers a sample; backward one
@@ -177,7 +185,12 @@ class ShardedHead(HeadRows):
         keep = torch.is_grad_enabled()
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             forward = run_forward(
-                self._problem, views, scalars=self._scalars, step=self._step, keep=keep
+                self._problem,
+                views,
+                scalars=self._scalars,
+                step=self._step,
+                keep=keep,
+                next_label=next_label,
             )
             loss = (self.loss_weight * forward.outcome.loss).to(self._problem.dtype)
         generation = self._generation
@@ -204,6 +217,9 @@ class ShardedHead(HeadRows):
                 "this pass of the head was already used, or is older than the head's last step or "
                 "load: its rows have moved; call the head again"
             )
+        outside, rows = self._problem.outside, forward.parts[0].rows
+        if outside is not None and isinstance(rows, Window):
+            outside.check(rows)
         self._generation += 1
         outcome, dtype = forward.outcome, self._problem.dtype
         per_sample = self.loss_weight / outcome.num_counted
@@ -227,6 +243,8 @@ class ShardedHead(HeadRows):
             chunk=forward.chunk,
         )
         self._commit_scalars(forward, per_sample)
+        if outside is not None and isinstance(rows, Window):
+            outside.keep(rows)
         return own_gradient(
             self._problem,
             forward,
@@ -244,7 +262,8 @@ class ShardedHead(HeadRows):
             new["bias_momentum"] = self._scalars["bias_momentum"] * self._momentum + gradient
             new["bias"] = self._scalars["bias"] - new["bias_momentum"] * self.learning_rate
         targets = forward.targets
-        self._problem.softmax.rows.wins.index_add_(0, targets.row, (targets.here & finite).long())
+        rows = forward.parts[0].rows
+        rows.wins.index_add_(0, rows.places(targets.row), (targets.here & finite).long())
         for name, value in new.items():
             self._scalars[name] = torch.where(finite, value, self._scalars[name])
         self._step += finite

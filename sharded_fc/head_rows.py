@@ -1,6 +1,6 @@
 """What a head does with its rows between steps: hand them out, take them over, look into them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -9,8 +9,10 @@ from torch import Tensor
 
 from sharded_fc.export import export_centres
 from sharded_fc.nearest import Nearest, nearest
+from sharded_fc.outside import OutsideRows
+from sharded_fc.present_rows import PresentRows, ReadableRows
 from sharded_fc.problem import Problem
-from sharded_fc.storage import Block, Rows
+from sharded_fc.storage import Block
 from sharded_fc.suggestions import Suggestions, merge_suggestions
 from sharded_fc.summary import Summary, summarise_rows
 
@@ -66,21 +68,9 @@ class HeadRows:
         After an error the rows are a mixture and must be loaded again. `identities.edited` makes
         blocks for other classes of them.
         """
-        for name in ("num_classes", "embedding_dim", "sub_centres"):
-            if state[name] != getattr(self, name):
-                raise ValueError(
-                    f"the saved head has {name} {state[name]}, this one {getattr(self, name)}"
-                )
-        absent = sorted(set(self._scalars) - set(state))
-        if absent:
-            raise ValueError(
-                f"the saved head has no {', '.join(absent)}, which {type(self.margin).__name__} "
-                "needs; load it into a head with the margin it was trained with"
-            )
+        self._check(state)
         self._fill(rows, centres_only=False)
-        self._step.fill_(int(state["step"]))
-        for name, value in self._scalars.items():
-            value.fill_(state[name])
+        self._take_scalars(state)
 
     def load_centres(self, rows: Iterable[Block]) -> None:
         """Start from another run's centres, or `foreign.insightface_rows`, and nothing else.
@@ -90,6 +80,61 @@ class HeadRows:
         self._fill(rows, centres_only=True)
         self._step.zero_()
         self._scalars = self._initial_scalars()
+
+    @property
+    def outside(self) -> bool:
+        """Whether the rows are outside the device: then tables of their own hold checkpoints."""
+        return self._problem.outside is not None
+
+    def checkpoint(self, step: int) -> str:
+        """Make rows outside the device, as they are, a checkpoint; the name of this rank's table.
+
+        Earlier ones stay. To go on from it take the names of all ranks' tables, `state()` and
+        `history()`; once they are safe, `forget` the checkpoints that are needed no more.
+        """
+        return self._rows_outside().checkpoint(step)
+
+    def history(self) -> dict[str, Tensor]:
+        """What rows that stay behind (`Sampling.untouched`) need of the past; alike on all ranks.
+
+        Goes with `checkpoint`, which brings no row to the present.
+        """
+        catch_up = self._problem.softmax.catch_up
+        return {} if catch_up is None else catch_up.history()
+
+    def forget(self, *, before: int, tables: Collection[str]) -> None:
+        """Give back what checkpoints before step `before`, and all but these tables, take."""
+        rows = self._rows_outside()
+        rows.forget(before=before)
+        if self._ranks.rank == 0:
+            rows.remove_others(tables)
+
+    def restore(
+        self,
+        tables: Collection[str],
+        state: dict[str, float | int],
+        history: dict[str, Tensor],
+        *,
+        step: int,
+    ) -> None:
+        """Go back to a checkpoint of rows outside the device, of any number of ranks.
+
+        Raises:
+            ValueError: a table is missing or has no such checkpoint, or the head is another.
+            BlockingIOError: another process trains with one.
+        """
+        self._check(state)
+        self._generation += 1
+        self._rows_outside().restore(tables, step=step)
+        catch_up = self._problem.softmax.catch_up
+        if catch_up is not None:
+            catch_up.remember(history)
+        self._take_scalars(state)
+
+    def close(self) -> None:
+        """Give back the files of rows outside the device; what was not checkpointed is undone."""
+        if self._problem.outside is not None:
+            self._problem.outside.close()
 
     def nearest(self, embedding: Float[Tensor, "own dim"], *, k: int) -> Nearest:
         """The `k` classes of all ranks nearest to each of this rank's embeddings.
@@ -153,11 +198,37 @@ class HeadRows:
         """
         return summarise_rows(self._present_rows(), self._ranks, embedding_dim=self.embedding_dim)
 
-    def _present_rows(self) -> Rows:
-        softmax = self._problem.softmax
-        if softmax.catch_up is not None:
-            softmax.catch_up.finish(step=self._step)
-        return softmax.rows
+    def _present_rows(self) -> ReadableRows:
+        rows, catch_up = self._problem.softmax.rows, self._problem.softmax.catch_up
+        if isinstance(rows, OutsideRows):
+            return PresentRows(rows, catch_up, step=self._step)
+        if catch_up is not None:
+            catch_up.finish(step=self._step)
+        return rows
+
+    def _rows_outside(self) -> OutsideRows:
+        rows = self._problem.outside
+        if rows is None:
+            raise ValueError("the rows are on the device; save them with head.rows()")
+        return rows
+
+    def _check(self, state: dict[str, float | int]) -> None:
+        for name in ("num_classes", "embedding_dim", "sub_centres"):
+            if state[name] != getattr(self, name):
+                raise ValueError(
+                    f"the saved head has {name} {state[name]}, this one {getattr(self, name)}"
+                )
+        absent = sorted(set(self._scalars) - set(state))
+        if absent:
+            raise ValueError(
+                f"the saved head has no {', '.join(absent)}, which {type(self.margin).__name__} "
+                "needs; load it into a head with the margin it was trained with"
+            )
+
+    def _take_scalars(self, state: dict[str, float | int]) -> None:
+        self._step.fill_(int(state["step"]))
+        for name, value in self._scalars.items():
+            value.fill_(state[name])
 
     def _fill(self, rows: Iterable[Block], *, centres_only: bool) -> None:
         self._generation += 1

@@ -30,6 +30,7 @@ class _Slice(ctypes.Structure):
         ("threads", ctypes.c_int64),
         ("first_row", ctypes.c_int64),
         ("index", ctypes.c_void_p),
+        ("numbers", ctypes.c_void_p),
         ("centre", _Table),
         ("state", _Table * _MOST_STATES),
         ("gradient", _Table),
@@ -41,7 +42,8 @@ class _Slice(ctypes.Structure):
 class Operands:
     """What an update works on: the centres and the states, with the rounding key of each.
 
-    `first_row` is the global number of the tables' first row, `index` says which rows are meant.
+    `first_row` is the global number of the tables' first row, or `numbers` has those of all;
+    `index` says which rows are meant.
     """
 
     tables: Sequence[Tensor]
@@ -50,6 +52,7 @@ class Operands:
     gradient: Tensor
     along: Tensor | None
     index: Int[Tensor, " n"] | None = None
+    numbers: Int[Tensor, " all"] | None = None
 
 
 def update(
@@ -72,6 +75,7 @@ def update(
     ]
     along = None if operands.along is None else operands.along.contiguous()
     index = None if operands.index is None else operands.index.contiguous()
+    numbers_of_rows = None if operands.numbers is None else operands.numbers.contiguous()
     rows, dim = operands.gradient.shape
     described = _Slice(
         rows=rows,
@@ -79,6 +83,7 @@ def update(
         threads=torch.get_num_threads(),
         first_row=operands.first_row,
         index=None if index is None else index.data_ptr(),
+        numbers=None if numbers_of_rows is None else numbers_of_rows.data_ptr(),
         centre=tables[0],
         state=(_Table * _MOST_STATES)(*tables[1:]),
         gradient=_Table(operands.gradient.data_ptr(), 0, _TYPES[operands.gradient.dtype]),

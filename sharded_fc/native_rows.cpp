@@ -26,12 +26,14 @@ struct Slice {
     int64_t rows, dim, threads;
     int64_t first_row;        // the global number of the tables' first
     const int64_t* index;     // [rows]: which of the tables' rows; or null for the first ones
+    const int64_t* numbers;   // of all the tables' rows, global; or null: they count on from first
     Table centre;
     Table state[2];
     Table gradient;           // its key means nothing
     const float* along;       // [rows], or null
 
     int64_t at(int64_t row) const { return index ? index[row] : row; }
+    int64_t number(int64_t at) const { return numbers ? numbers[at] : first_row + at; }
 };
 
 namespace {
@@ -161,7 +163,7 @@ void for_each_row(const Slice& slice, float learning_rate, Update update) {
             buffers.load(slice.centre, at, centre);
             turn(slice, row, centre, gradient);
             update(at, gradient, centre, buffers);
-            if (learning_rate != 0) buffers.store(slice.centre, at, slice.first_row + at, centre);
+            if (learning_rate != 0) buffers.store(slice.centre, at, slice.number(at), centre);
         }
     }
 }
@@ -188,7 +190,7 @@ extern "C" void sgd(const Slice* slice, float learning_rate, float momentum, flo
             const float direction = nesterov != 0 ? g + kept[c] * momentum : kept[c];
             centre[c] -= direction * learning_rate;
         }
-        buffers.store(slice->state[0], row, slice->first_row + row, kept);
+        buffers.store(slice->state[0], row, slice->number(row), kept);
     });
 }
 
@@ -209,8 +211,8 @@ extern "C" void adamw(const Slice* slice, float learning_rate, float mean_share,
             const float denominator = std::sqrt(square[c]) * inverse_spread + eps;
             centre[c] = centre[c] * decay - mean[c] * step_size / denominator;
         }
-        buffers.store(slice->state[0], row, slice->first_row + row, mean);
-        buffers.store(slice->state[1], row, slice->first_row + row, square);
+        buffers.store(slice->state[0], row, slice->number(row), mean);
+        buffers.store(slice->state[1], row, slice->number(row), square);
     });
 }
 

@@ -10,7 +10,8 @@ from torch.nn.functional import normalize
 from sharded_fc.centres import cosines, read_centres
 from sharded_fc.collectives import Layout, Ranks
 from sharded_fc.partition import chunks
-from sharded_fc.storage import Rows, working_dtype
+from sharded_fc.present_rows import ReadableRows
+from sharded_fc.storage import working_dtype
 
 _QUERIES = 4096  # of all ranks at once: 16 MiB of float32 cosines for a chunk of 1,024 classes
 
@@ -31,7 +32,7 @@ def nearest(
     embedding: Float[Tensor, "own dim"],
     *,
     k: int,
-    rows: Rows,
+    rows: ReadableRows,
     ranks: Ranks,
     sub_centres: int = 1,
     chunk_classes: int = 1024,
@@ -50,21 +51,21 @@ def nearest(
     Raises:
         ValueError: on every rank, where `k` or the width differ between ranks or do not fit.
     """
-    device = rows.centre.device
+    device = rows.device
     facts = ranks.exchange_integers(
         [len(embedding), embedding.shape[1], k, rows.stop], device=device
     )
     counts = [fact[0] for fact in facts]
     _check(facts, num_classes=max(fact[3] for fact in facts) // sub_centres)
     # A plain softmax keeps a bias beside the centre.
-    if rows.centre.shape[1] - embedding.shape[1] not in (0, 1):
+    if rows.width - embedding.shape[1] not in (0, 1):
         raise ValueError(
-            f"embeddings have {embedding.shape[1]} columns, the centres {rows.centre.shape[1]}; "
+            f"embeddings have {embedding.shape[1]} columns, the centres {rows.width}; "
             "pass embeddings of the network that the centres were trained with"
         )
     # In float64, so that no length over- or underflows.
     unit = normalize(embedding.to(device, torch.float64), dim=1)
-    unit = unit.to(working_dtype(rows.centre.dtype))
+    unit = unit.to(working_dtype(rows.dtype))
     each = max(1, _QUERIES // ranks.size)
     label = torch.empty(len(embedding), k, dtype=torch.int64, device=device)
     cosine = unit.new_empty(len(embedding), k)
@@ -101,7 +102,7 @@ def _check(facts: list[list[int]], *, num_classes: int) -> None:
 
 
 def _nearest_own(
-    unit: Tensor, *, k: int, rows: Rows, sub_centres: int, chunk_classes: int
+    unit: Tensor, *, k: int, rows: ReadableRows, sub_centres: int, chunk_classes: int
 ) -> Nearest:
     """The same among this rank's classes; class -1, cosine -inf where it has fewer than k."""
     cosine = unit.new_full((len(unit), k), -torch.inf)

@@ -201,7 +201,7 @@ def _natively(
     tables = [rows.centre, *rows.state.values()]
     number = int(step)
     keys = [key_of(seed, ROUNDING, tensor, number) for tensor in range(len(tables))]
-    operands = native.Operands(tables, keys, rows.first, gradient, along, rows.index)
+    operands = native.Operands(tables, keys, rows.first, gradient, along, rows.index, rows.numbers)
     return native.update(kind, operands, numbers)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from sharded_fc.catch_up import CatchUp
 from sharded_fc.storage import Rows, RowSlice
 from sharded_fc.tile import CONFLICTS, SIGMOIDS, TOTAL, Rules, Weights
+from sharded_fc.window import Window
 
 Ratios = Sequence[tuple[int, int, float]]
 """(first row, last row + 1, factor of the learning rate), sorted and disjoint."""
@@ -55,6 +56,7 @@ class Whole:
     rows: Rows
     sub_centres: int
     weight: Weight = field(default_factory=Weight)
+    catch_up: None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -105,23 +107,27 @@ class Chosen:
         self,
         classes: Int[Tensor, " chosen"],
         *,
-        rows: Rows,
+        rows: Rows | Window,
         sub_centres: int,
         buffer: Float[Tensor, "chunk dim"],
         catch_up: CatchUp | None,
         own: bool,
         weight: Weight,
     ) -> None:
-        """`classes` are global numbers of this partition, ascending; `own`: samples' may be in."""
+        """`classes` are global numbers of this partition, ascending; `own`: samples' may be in.
+
+        `rows` has all of theirs, and `catch_up` goes with `rows`.
+        """
         self.weight = weight
         self.table = buffer
-        self._rows = rows
+        self.rows = rows
+        self.catch_up = catch_up
         self._classes = classes
-        self._catch_up = catch_up
         self._own = own
         inside = torch.arange(sub_centres, device=classes.device)
-        self.index = (classes.unsqueeze(1) * sub_centres + inside).flatten() - rows.start
-        """Their rows, counted within the partition."""
+        self._number = (classes.unsqueeze(1) * sub_centres + inside).flatten() - rows.start
+        self.index = rows.places(self._number)
+        """Where their rows lie in `rows`."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -144,28 +150,28 @@ class Chosen:
         if not ratios:
             return ratios
         edges = torch.tensor([edge for ratio in ratios for edge in ratio[:2]])
-        place = torch.searchsorted(self.index, edges.to(self.index.device)).tolist()
+        place = torch.searchsorted(self._number, edges.to(self._number.device)).tolist()
         pairs = zip(place[::2], place[1::2], ratios, strict=True)
         return [(first, last, factor) for first, last, (_, _, factor) in pairs]
 
     def centre(self, start: int, stop: int, *, step: Int[Tensor, ""]) -> Float[Tensor, "rows dim"]:
         """See `Whole`; valid until the next call."""
         index = self.index[start:stop]
-        if self._catch_up is not None:
-            return self._catch_up.centres(index, step=step)
+        if self.catch_up is not None:
+            return self.catch_up.centres(index, step=step)
         return self.kept(start, stop)
 
     def open(self, start: int, stop: int, *, step: Int[Tensor, ""], skip: Tensor) -> RowSlice:
         """See `Whole`; brought to the present."""
         index = self.index[start:stop]
-        if self._catch_up is not None:
-            self._catch_up.bring(index, step=step, skip=skip)
-        return self._rows.at(index)
+        if self.catch_up is not None:
+            self.catch_up.bring(index, step=step, skip=skip)
+        return self.rows.at(index)
 
     def kept(self, start: int, stop: int) -> Float[Tensor, "rows dim"]:
         """See `Whole`; valid until the next call."""
         index = self.index[start:stop]
-        return torch.index_select(self._rows.centre, 0, index, out=self.table[: len(index)])
+        return torch.index_select(self.rows.centre, 0, index, out=self.table[: len(index)])
 
 
 Part = Whole | Chosen

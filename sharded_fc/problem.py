@@ -9,6 +9,7 @@ from torch import Tensor
 from sharded_fc.arguments import Unlabelled
 from sharded_fc.collectives import Ranks
 from sharded_fc.margins import Margin
+from sharded_fc.outside import OutsideRows
 from sharded_fc.parts import Ratios
 from sharded_fc.sampling.sampler import Sampler
 from sharded_fc.softmax import ChunkedSoftmax
@@ -37,6 +38,12 @@ class Problem:
     ranks: Ranks
     softmax: ChunkedSoftmax
     sampler: Sampler | None
+
+    @property
+    def outside(self) -> OutsideRows | None:
+        """The rows, where they are not kept on the device."""
+        rows = self.softmax.rows
+        return rows if isinstance(rows, OutsideRows) else None
 
     @property
     def dtype(self) -> torch.dtype:

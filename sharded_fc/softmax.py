@@ -22,6 +22,7 @@ from sharded_fc.catch_up import CatchUp
 from sharded_fc.combine import Batch
 from sharded_fc.operands import Operands
 from sharded_fc.optimizer import Optimizer
+from sharded_fc.outside import OutsideRows
 from sharded_fc.partition import pieces
 from sharded_fc.parts import Part, weigh_gradients, weigh_sums
 from sharded_fc.row_step import Step, step_rows
@@ -48,7 +49,7 @@ class ChunkedSoftmax:
 
     def __init__(
         self,
-        rows: Rows,
+        rows: Rows | OutsideRows,
         optimizer: Optimizer,
         *,
         sub_centres: int,
@@ -69,7 +70,7 @@ class ChunkedSoftmax:
         self.kept_bytes = kept_bytes
         self.seed = seed
         self.catch_up = catch_up
-        chosen = None if kernels_used == "torch" else kernels.choose(rows.centre.device)
+        chosen = None if kernels_used == "torch" else kernels.choose(rows.device)
         self._kernels = chosen if working_dtype == torch.float32 else None
         self._fused = kernels_used == "fused" and self._kernels is not None and sub_centres == 1
         self._operands: Operands | None = None
@@ -175,21 +176,17 @@ class ChunkedSoftmax:
                     kernels=self._kernels,
                     seed=self.seed,
                 )
-        if self.catch_up is not None:
+        catch_up = parts[0].catch_up
+        if catch_up is not None:
             visited = [part.index for part in parts]
-            self.catch_up.step(visited, learning_rate=step.learning_rate, skip=step.skip)
+            catch_up.step(visited, learning_rate=step.learning_rate, skip=step.skip)
         self._kept_for = None
         return embedding_gradient
 
-    def targets(self, batch: Batch, *, step: Int[Tensor, ""]) -> Targets:
+    def targets(self, batch: Batch, part: Part, *, step: Int[Tensor, ""]) -> Targets:
         """Each sample's nearest row of its own class, where that lives here."""
         return find_targets(
-            batch,
-            self.rows,
-            sub_centres=self.sub_centres,
-            normalised=self.normalised,
-            catch_up=self.catch_up,
-            step=step,
+            batch, part, sub_centres=self.sub_centres, normalised=self.normalised, step=step
         )
 
     def _measure(self, operands: Operands, centre: Tensor, inverse: Tensor) -> Tensor:

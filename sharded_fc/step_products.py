@@ -36,6 +36,30 @@ class StepProducts:
         self._capacity = _FIRST_CAPACITY
         self._table = self._empty(len(self._table), self._table.device)
 
+    def state(self) -> dict[str, Tensor]:
+        """All that is kept, on the host."""
+        return {
+            "products": self._table.to("cpu", copy=True),
+            "steps": self.count.reshape(1).to("cpu", copy=True),
+        }
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Take over what `state` gave, of as many groups.
+
+        Raises:
+            ValueError: it is of other sequences.
+        """
+        table, count = state["products"], state["steps"]
+        if len(table) != len(self._table):
+            raise ValueError(
+                f"the saved history has {len(table)} learning rates a step, not "
+                f"{len(self._table)}; keep learning_rate_ratios"
+            )
+        self._table = table.to(self.count.device, copy=True)
+        self._capacity = table.shape[1] // 2
+        self.count = count[0].to(self.count.device, copy=True)
+        self.most = int(count)
+
     def append(self, matrix: Float[Tensor, "groups 2 2"], *, keep: Bool[Tensor, ""]) -> None:
         """Add a step with each group's matrix, unless it is not to be kept."""
         if self.most + 1 == self._capacity:

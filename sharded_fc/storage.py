@@ -32,6 +32,8 @@ class RowSlice:
     first: int
     """The global number of the tensors' first row."""
     index: Int[Tensor, " n"] | None = None
+    numbers: Int[Tensor, " _"] | None = None
+    """The global numbers of all rows of the tables, where they do not count on from `first`."""
 
     def read(self, name: str) -> Float[Tensor, "n _"]:
         """The rows' centres, or what is kept for them under another name."""
@@ -49,7 +51,9 @@ class RowSlice:
     @property
     def number(self) -> int | Int[Tensor, " n"]:
         """The global number of the first row, or those of all."""
-        return self.first if self.index is None else self.index + self.first
+        if self.index is None:
+            return self.first
+        return self.index + self.first if self.numbers is None else self.numbers[self.index]
 
     def cut(self, here: slice) -> "RowSlice":
         """Some of them; `here` has a start and no step."""
@@ -101,6 +105,21 @@ class Rows:
         return self.stop - self.start
 
     @property
+    def width(self) -> int:
+        """Columns of a centre."""
+        return self.centre.shape[1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the centres."""
+        return self.centre.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are computed with."""
+        return self.centre.device
+
+    @property
     def bytes(self) -> int:
         """Size of the centres and the optimizer's rows."""
         return sum(tensor.nbytes for tensor in self._tensors().values())
@@ -129,6 +148,14 @@ class Rows:
     def at(self, index: Int[Tensor, " n"]) -> RowSlice:
         """The rows of these numbers, counted within this partition; all rows are `ready`."""
         return RowSlice(self.centre, self.state, self.start, index)
+
+    def places(self, number: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
+        """Where in the tables rows lie, counted within this partition: there."""
+        return number
+
+    def numbers(self, index: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+        """The rows, counted within this partition, at places in the tables."""
+        return index
 
     def blocks(self, block: int) -> Iterator[Block]:
         """Copies on the host, `block` rows at a time, each with its first global row."""

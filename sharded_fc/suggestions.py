@@ -12,7 +12,7 @@ from sharded_fc.centres import cosines, read_centres
 from sharded_fc.collectives import Layout, Ranks
 from sharded_fc.files import together, written_beside
 from sharded_fc.partition import chunks
-from sharded_fc.storage import Rows
+from sharded_fc.present_rows import ReadableRows
 
 HEADER = ["class_a", "class_b", "cosine"]
 
@@ -37,7 +37,7 @@ def merge_suggestions(
     path: Path,
     *,
     threshold: float,
-    rows: Rows,
+    rows: ReadableRows,
     ranks: Ranks,
     embedding_dim: int,
     sub_centres: int = 1,
@@ -63,7 +63,7 @@ def merge_suggestions(
         raise ValueError(f"threshold {threshold}; use a cosine in [-1, 1)")
     if most < 1:
         raise ValueError(f"most {most}; keep at least 1 pair")
-    device = rows.centre.device
+    device = rows.device
     reading = {"sub_centres": sub_centres, "embedding_dim": embedding_dim}
     own_classes = len(rows) // sub_centres
     sizes = [n for (n,) in ranks.exchange_integers([own_classes], device=device)]
@@ -90,7 +90,9 @@ def merge_suggestions(
     return Suggestions(found=pairs.found, written=len(pairs.cosine))
 
 
-def _unit(rows: Rows, start: int, stop: int, *, sub_centres: int, embedding_dim: int) -> Tensor:
+def _unit(
+    rows: ReadableRows, start: int, stop: int, *, sub_centres: int, embedding_dim: int
+) -> Tensor:
     centres = read_centres(rows, start, stop, sub_centres=sub_centres, embedding_dim=embedding_dim)
     return normalize(centres, dim=2)
 

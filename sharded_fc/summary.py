@@ -7,7 +7,7 @@ import torch
 
 from sharded_fc.collectives import Ranks
 from sharded_fc.partition import chunks
-from sharded_fc.storage import Rows
+from sharded_fc.present_rows import ReadableRows
 
 _ROWS_AT_A_TIME = 16384
 
@@ -26,12 +26,12 @@ class Summary:
     longest: float
 
 
-def summarise_rows(rows: Rows, ranks: Ranks, *, embedding_dim: int) -> Summary:
+def summarise_rows(rows: ReadableRows, ranks: Ranks, *, embedding_dim: int) -> Summary:
     """Read every row once, a few at a time.
 
     Collectives: one all_gather of five numbers.
     """
-    device = rows.centre.device
+    device = rows.device
     total = torch.zeros((), dtype=torch.float64, device=device)
     shortest = torch.full_like(total, math.inf)
     longest = torch.zeros_like(total)

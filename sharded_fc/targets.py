@@ -6,9 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sharded_fc.catch_up import CatchUp
 from sharded_fc.combine import Batch
-from sharded_fc.storage import Rows
+from sharded_fc.parts import Part
 
 # A centre or embedding shorter than this has no direction: its cosines are 0 and it gets no
 # gradient. The same bound as torch.nn.functional.normalize.
@@ -29,23 +28,24 @@ class Targets:
 
 def find_targets(
     batch: Batch,
-    rows: Rows,
+    part: Part,
     *,
     sub_centres: int,
     normalised: bool,
-    catch_up: CatchUp | None,
     step: Int[Tensor, ""],
 ) -> Targets:
-    """Each sample's nearest row of its own class, where that lives among `rows`.
+    """Each sample's nearest row of its own class, where that lives among the rows of `part`.
 
     Row by row in the working dtype, whatever products are computed in.
     """
+    rows = part.rows
     first = torch.arange(sub_centres, device=batch.label.device)
     row = batch.label.unsqueeze(1) * sub_centres + first - rows.start
     here = batch.labelled & (row[:, 0] >= 0) & (row[:, 0] < len(rows))
     rows.ready(0, len(rows))
     row = row.clamp(0, len(rows) - 1)
-    index = row.flatten()
+    index = rows.places(row.flatten())
+    catch_up = part.catch_up
     own = rows.centre[index] if catch_up is None else catch_up.centres(index, step=step)
     own = own.to(batch.embedding.dtype).unflatten(0, row.shape)
     product = (own * batch.embedding.unsqueeze(1)).sum(2)

@@ -107,10 +107,14 @@ class StoredTable:
     def blocks(self, block: int) -> Iterator[Block]:
         """See `table.Table`; a row that nobody has touched comes with its first values."""
         for first in range(0, len(self), block):
-            rows = np.arange(first, min(first + block, len(self)))
-            tensors = self.layout.empty(len(rows))
-            self._in_turn(lambda rows=rows, tensors=tensors: self._read_into(rows, tensors))
-            yield self.layout.start + first, tensors
+            yield self.layout.start + first, self.read(first, min(first + block, len(self)))
+
+    def read(self, first: int, last: int) -> dict[str, Tensor]:
+        """Copies on the host of the rows [first, last), counted within the partition."""
+        rows = np.arange(first, last)
+        tensors = self.layout.empty(len(rows))
+        self._in_turn(lambda: self._read_into(rows, tensors))
+        return tensors
 
     def fill(self, blocks: Iterable[Block], *, centres_only: bool = False) -> None:
         """See `table.Table`. Counters start at 0 where the blocks have none.
