@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 FOLDER = Path(__file__).parent
-SOURCES = tuple(FOLDER / f"native_{name}.cpp" for name in ("rows", "tile", "draw"))
+SOURCES = tuple(FOLDER / f"native_{name}.cpp" for name in ("rows", "tile", "draw", "near"))
 HEADER = FOLDER / "native_types.h"
 SWITCH = "FACESCALE_NATIVE"
 """Set to 0 in the environment, nothing is built or used."""

@@ -19,7 +19,9 @@ from sharded_fc.sampling.permutation import Permutation
 
 Quota = Literal["negatives", "peer"]
 
-NEGATIVES = -3  # a key's second value: see counter.ROUNDING
+# A key's second value: see counter.ROUNDING. -4 is that of `signatures`.
+NEGATIVES = -3
+ORDER = -5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +32,9 @@ class Draw:
     "peer" they are among the count, as in public code (arXiv:2203.15565), whose quota is one a
     rank, though. With `block` > 1 whole blocks of that many consecutive classes are drawn, so that
     rows are read in long runs; blocks begin at multiples of `block`, whoever owns them, and the
-    last may be shorter. They suit labels in random order: neighbours are drawn together.
+    last may be shorter. They suit labels in random order: neighbours are drawn together. With
+    `shuffled` blocks are of consecutive places in a keyed permutation of the classes, the same at
+    every step: for labels in another order, at the price of the long runs.
     """
 
     num_classes: int
@@ -38,6 +42,7 @@ class Draw:
     seed: int
     block: int = 1
     quota: Quota = "negatives"
+    shuffled: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.count <= self.num_classes:
@@ -46,6 +51,8 @@ class Draw:
             raise ValueError(f"blocks of {self.block} classes; use at least 1")
         if self.quota == "peer" and self.block > 1:
             raise ValueError("quota 'peer' is public code's, which draws no blocks; use block 1")
+        if self.shuffled and self.block == 1:
+            raise ValueError("shuffled is about blocks; use a block above 1, or leave it out")
 
     @property
     def num_blocks(self) -> int:
@@ -74,6 +81,9 @@ class Draw:
         permutation = Permutation(self.num_blocks, key, device=device)
         end, rate = self._end(permutation, positives)
         rate = rate.to(device)
+        if self.shuffled:
+            classes = self._shuffled_classes(permutation, start, stop)
+            return _without(classes, positives), rate
         first, last = start // self.block, -(-stop // self.block)
         if self.drawn_blocks < last - first:
             blocks = permutation.first_within(end, first, last)
@@ -93,6 +103,19 @@ class Draw:
         before = place - torch.arange(len(place), device=place.device)
         rate = wanted / max(self.num_classes - len(positives), 1)
         return wanted + int((before < wanted).sum()), torch.tensor(rate, dtype=torch.float64)
+
+    def _shuffled_classes(self, permutation: Permutation, start: int, stop: int) -> Tensor:
+        """The drawn classes in [start, stop), where blocks are of places in the shuffled order."""
+        device = permutation.device
+        order = Permutation(self.num_classes, key_of(self.seed, ORDER), device=device)
+        if self.drawn_blocks * self.block < stop - start:
+            blocks = permutation.forward(torch.arange(self.drawn_blocks, device=device))
+            place = self._classes(blocks, 0, self.num_classes)
+            classes = order.forward(place)
+            return classes[(classes >= start) & (classes < stop)].sort().values
+        classes = torch.arange(start, stop, device=device)
+        block = torch.div(order.inverse(classes), self.block, rounding_mode="floor")
+        return classes[permutation.inverse(block) < self.drawn_blocks]
 
     def _classes(self, blocks: Tensor, start: int, stop: int) -> Tensor:
         if self.block == 1:

@@ -31,6 +31,7 @@ class Permutation:
         if size < 1:
             raise ValueError(f"a permutation of {size} numbers; there must be at least one")
         self.size = size
+        self.device = device
         self._columns = math.isqrt(size - 1) + 1
         self._rows = -(-size // self._columns)
         # Coordinates and their sums stay below 2^31 for any size below 2^60.

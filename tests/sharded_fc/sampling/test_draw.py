@@ -16,6 +16,8 @@ MANNERS = [
     {"count": 400, "quota": "peer"},
     {"count": 200, "block": 16},
     {"count": 200, "block": 7},
+    {"count": 30, "block": 7, "shuffled": True},
+    {"count": 700, "block": 16, "shuffled": True},
 ]
 
 
@@ -103,6 +105,33 @@ def test_a_class_of_the_short_last_block_is_as_likely_as_any():
     assert all(len(set(together[i : i + 5].tolist())) == 1 for i in range(0, 23, 5))
 
 
+def test_shuffled_blocks_hold_the_same_classes_at_every_step_but_no_neighbours():
+    """Labels in a telling order, as of people by country, are then not drawn together."""
+    draw = Draw(num_classes=200, count=8, block=8, seed=2, shuffled=True)
+    taken = membership(draw, draws=300)
+    together = taken.t() @ taken
+    for number in range(200):
+        # A class's companions: 7, all of them as often drawn as itself, wherever they lie.
+        same = (together[number] == together[number, number]).nonzero().squeeze(1)
+        assert len(same) == 8 or not together[number, number]
+    neighbours = sum(bool(together[i, i + 1]) for i in range(199))
+    # 199 pairs of neighbours fall into one of 25 blocks with probability 7 / 199: 7 +- 2.6.
+    assert neighbours < 7 + 5 * 2.6
+    other = membership(Draw(num_classes=200, count=8, block=8, seed=3, shuffled=True), draws=300)
+    assert not torch.equal(other.t() @ other > 0, together > 0)
+
+
+def test_a_class_of_shuffled_blocks_is_as_likely_as_any():
+    """23 classes in blocks of 5, of which the last place's has 3; five standard errors."""
+    draw = Draw(num_classes=23, count=15, block=5, seed=2, shuffled=True)
+    positives = torch.tensor([1, 20])
+    classes, rate = draw.of_step(torch.tensor(0), positives, start=0, stop=23)
+    assert float(rate) == 0.6
+    assert not torch.isin(classes, positives).any()
+    single = membership(draw).sum(0)
+    assert (single / DRAWS - 0.6).abs().max() < 5 * (0.6 * 0.4 / DRAWS) ** 0.5
+
+
 def test_a_block_across_two_ranks_is_drawn_by_both():
     draw = Draw(num_classes=20, count=8, block=8, seed=0)
     seen = set()
@@ -145,6 +174,7 @@ def test_everything_and_nothing_can_be_drawn():
         ({"count": 10}, "a draw of 10 of 9"),
         ({"block": 0}, "at least 1"),
         ({"block": 2, "quota": "peer"}, "use block 1"),
+        ({"shuffled": True}, "use a block above 1"),
     ],
 )
 def test_a_draw_that_cannot_be_is_refused(changes, message):

@@ -1,0 +1,56 @@
+"""The classes nearest to a batch's samples, the same on every rank."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sharded_fc.collectives import Ranks
+from sharded_fc.sampling.near_index import KEY_BITS, NOTHING, NearIndex
+
+_MOST = 64  # for one sample
+_DRAWN_SHARE = 16  # of the drawn rows, which hardly move, every so manieth is assigned anew
+
+
+class Miner:
+    """Finds hard negatives: about `count` classes a step, as many for each sample, at least one."""
+
+    def __init__(self, index: NearIndex, ranks: Ranks, *, count: int, sub_centres: int) -> None:
+        self._index = index
+        self._ranks = ranks
+        self._count = count
+        self._sub_centres = sub_centres
+
+    def classes(
+        self,
+        embedding: Float[Tensor, "batch dim"],
+        label: Int[Tensor, " batch"],
+        counted: Bool[Tensor, " batch"],
+    ) -> Int[Tensor, " mined"]:
+        """Distinct classes near the counted samples of the global batch, ascending.
+
+        Samples' own classes are not looked for, but another's may be among them.
+        Collectives: one all_gather of a few integers a sample.
+        """
+        most = min(_MOST, max(1, self._count // max(len(label), 1)))
+        # A sample's own class is likely to be the nearest: room for its rows.
+        found = self._index.near(embedding, most=most + self._sub_centres)
+        keys = self._ranks.all_gather(found).transpose(0, 1).flatten(1)
+        own = (keys & ((1 << KEY_BITS) - 1)) // self._sub_centres == label.unsqueeze(1)
+        keys = keys.masked_fill(own | ~counted.unsqueeze(1), NOTHING)
+        keys = keys.sort(dim=1).values[:, :most].flatten()
+        row = keys[keys != NOTHING] & ((1 << KEY_BITS) - 1)
+        return (row // self._sub_centres).unique()
+
+    def touch(
+        self, certain: Int[Tensor, " n"], drawn: Int[Tensor, " m"], *, step: Int[Tensor, ""]
+    ) -> None:
+        """Assign rows anew that a step moved, counted within the partition.
+
+        Those that were certain at once, of the drawn ones some, in turn.
+        """
+        turn = (drawn + step) % _DRAWN_SHARE == 0
+        self._index.touch(torch.cat([certain, drawn[turn]]))
+
+    def renew(self) -> None:
+        """Begin anew with rows that were replaced, or handed out to be saved."""
+        self._index.renew()
