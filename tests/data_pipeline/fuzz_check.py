@@ -15,6 +15,7 @@ import argparse
 import faulthandler
 import io
 import json
+import math
 import re
 import sys
 import tarfile
@@ -25,6 +26,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -137,16 +139,9 @@ def fuzz_indexes(numbers: range, *, seed: int) -> Counter[str]:
 def fuzz_images(numbers: range, *, seed: int) -> Counter[str]:
     """Outcomes of images: looked at, shown small, and decoded as in training."""
     from data_pipeline.augment import Augmentation
-    from data_pipeline.decode import Decoder, UndecodableError
+    from data_pipeline.decode import UndecodableError
 
-    decoder = Decoder(
-        batch_size=1,
-        image_size=SIDE,
-        augmentation=Augmentation(),
-        resizes=True,
-        device="cpu",
-        threads=1,
-    )
+    decoder = _decoder()
     zeros = np.zeros(1, np.int64)
     unchanged = Augmentation().parameters(zeros, zeros)
     outcomes: Counter[str] = Counter()
@@ -216,6 +211,43 @@ def _images() -> list[bytes]:
         encoded(picture, "WEBP"),
         encoded(picture, "WEBP", lossless=True),
     ]
+
+
+def _decoder() -> Any:
+    from data_pipeline.augment import Augmentation
+    from data_pipeline.decode import Decoder
+
+    return Decoder(
+        batch_size=1,
+        image_size=SIDE,
+        augmentation=Augmentation(),
+        resizes=True,
+        device="cpu",
+        threads=1,
+    )
+
+
+@cache
+def _grow_buffers() -> None:
+    """Decode the largest images allowed: this process's buffers are then as large as they get.
+
+    A mutated header may ask for as much, and a decoder keeps what its largest image took.
+    """
+    from data_pipeline.augment import Augmentation
+
+    picture = Image.new("RGB", (math.isqrt(MAX_PIXELS),) * 2, (90, 120, 150))
+    zeros = np.zeros(1, np.int64)
+    decoder = _decoder()
+    for content in (
+        encoded(picture),
+        encoded(picture, progressive=True),
+        encoded(picture, "PNG"),
+        encoded(picture, "WEBP"),
+    ):
+        decoder.submit([content], Augmentation().parameters(zeros, zeros))
+        decoder.collect()
+        thumbnail(content)
+    decoder.close()
 
 
 def _change(
@@ -295,6 +327,8 @@ class _Stretch:
     seed: int
 
     def __call__(self, numbers: range) -> tuple[Counter[str], int]:
+        if self.kind == "images":
+            _grow_buffers()
         outcomes = KINDS[self.kind](numbers, seed=self.seed)
         status = Path("/proc/self/status").read_text()
         return outcomes, int(re.findall(r"VmRSS:\s*(\d+) kB", status)[0]) >> 10
