@@ -235,7 +235,8 @@ def _grow_buffers() -> None:
     """
     from data_pipeline.augment import Augmentation
 
-    picture = Image.new("RGB", (math.isqrt(MAX_PIXELS),) * 2, (90, 120, 150))
+    side = math.isqrt(MAX_PIXELS)
+    picture = Image.new("RGB", (side, side), (90, 120, 150))
     zeros = np.zeros(1, np.int64)
     decoder = _decoder()
     for content in (
