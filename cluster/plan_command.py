@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from trainer.planning.constants import Machine
 
 
+BUSY = 0.5
+"""A load, in processes, above which a calibration is worth a warning."""
+
+
 @errors_in_one_line
 def plan(
     run: Positional[tuple[str, ...]] = (),
@@ -103,10 +107,11 @@ def _calibrated(
     """Measure this machine with a run's backbone, and keep that beside what was measured before."""
     from trainer.planning import constants as kept
     from trainer.planning import request
-    from trainer.planning.calibrate import calibrate, setups_for
+    from trainer.planning.calibrate import calibrate, load, setups_for
 
     run = request.run_of(file, changes, ranks=gpus, on_cpu=True)
-    sys.stderr.write("measuring this machine; it should have nothing else to do\n")
+    busy = f", but its load is {load():.1f}" if load() > BUSY else ""
+    sys.stderr.write(f"measuring this machine; it should have nothing else to do{busy}\n")
     machine = calibrate(run, setups_for(run, chosen=file is not None or gpus is not None))
     if path.exists():
         machine = kept.merged(machine, kept.load(path))

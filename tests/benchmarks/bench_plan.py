@@ -19,7 +19,7 @@ from pathlib import Path
 from tests.benchmarks.heads import parser, show
 from tests.benchmarks.planned import Figures, Planned, PlannedRun, all_planned
 from tests.benchmarks.record import RESULTS, Cell, commit, hardware, met, text
-from trainer.planning.calibrate import calibrate
+from trainer.planning.calibrate import calibrate, load
 from trainer.planning.constants import Machine
 
 WORST = 0.25  # wanted
@@ -46,6 +46,7 @@ def predict(planned: Sequence[Planned], path: Path) -> None:
     kept = {
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
+        "machine": machine.source,
         "calibration_s": round(seconds, 1),
         "predictions": predictions,
     }
@@ -61,7 +62,7 @@ def digest(path: Path) -> str:
 def compare(planned: Sequence[Planned], path: Path) -> tuple[list[dict[str, Cell]], list[str]]:
     """Take the steps; one row a configuration, and what else there is to say."""
     kept, before = json.loads(path.read_text()), digest(path)
-    began = datetime.now(UTC).isoformat(timespec="seconds")
+    began, busy = datetime.now(UTC).isoformat(timespec="seconds"), load()
     rows: list[dict[str, Cell]] = []
     for each in planned:
         predicted, measured = Figures(**kept["predictions"][each.name]), each.measured()
@@ -86,8 +87,8 @@ def compare(planned: Sequence[Planned], path: Path) -> tuple[list[dict[str, Cell
         met("worst error", worst, WORST),
         f"worst error of a head's memory, its peak less what the process had: {max(memory):.3g} %",
         f"predictions: written {kept['written']} at commit {kept['commit']}, sha256 {before},"
-        f" calibrated in {kept['calibration_s']} s",
-        f"the first step was taken after {began}",
+        f" calibrated in {kept['calibration_s']} s; {kept['machine']}",
+        f"the first step was taken after {began}, at a load of {busy:.1f}",
         "medians of steps of at least 3 s together, of the slowest rank; of runs, of 30 steps",
     ]
     return rows, notes

@@ -4,7 +4,6 @@ Ranks of one machine share its cores and memory, so each setup, so many ranks of
 measured with all of them at work at once.
 """
 
-import math
 import os
 import re
 from collections.abc import Sequence
@@ -23,7 +22,8 @@ from trainer.planning.ranks import on_ranks
 from trainer.planning.request import dtypes_of
 from trainer.topology import Topology
 
-UNKNOWN = 1.0  # a rate nobody asks for: with one rank nothing is exchanged
+UNKNOWN = 1.0  # a rate that is not measured yet; or never asked for, as of exchanges of one rank
+COPIED_ITEMS = 32 << 20  # 128 MiB
 
 
 def calibrate(run: RunConfig, setups: Sequence[tuple[int, int]]) -> Machine:
@@ -32,9 +32,10 @@ def calibrate(run: RunConfig, setups: Sequence[tuple[int, int]]) -> Machine:
     The dtypes of heads are the usual ones and the run's; the backbone is the run's.
     """
     on_cpu = not torch.cuda.is_available()
+    before = load()
     return Machine(
         name=_processor() if on_cpu else torch.cuda.get_device_name(0),
-        source="measured on this machine by facescale plan --calibrate",
+        source=f"measured on this machine by facescale plan --calibrate, at a load of {before:.1f}",
         measured=True,
         on_cpu=on_cpu,
         setups=tuple(
@@ -42,6 +43,11 @@ def calibrate(run: RunConfig, setups: Sequence[tuple[int, int]]) -> Machine:
             for ranks, threads in setups
         ),
     )
+
+
+def load() -> float:
+    """How many processes wanted a core in the last minute; what is measured beside them is slow."""
+    return os.getloadavg()[0]
 
 
 def setups_for(run: RunConfig, *, chosen: bool) -> list[tuple[int, int]]:
@@ -72,6 +78,7 @@ def measure(topology: Topology, run: RunConfig, threads: int) -> Constants:
         known,
         operations_per_s=2.0 * row.multiply_adds * area / backbone.forward_s,
         host_bytes_per_s=measure_host_rows(clock),
+        traffic_bytes_per_s=_copy_rate(clock),
         backbones=(backbone,),
         loader_images_per_s=measure_loader(run, clock),
     )
@@ -103,8 +110,15 @@ def _start(topology: Topology, threads: int) -> Constants:
         far_bytes_per_s=UNKNOWN,
         machine_ranks=len(os.sched_getaffinity(0)) if on_cpu else torch.cuda.device_count(),
         operations_per_s=UNKNOWN,
-        traffic_bytes_per_s=math.inf,
+        traffic_bytes_per_s=UNKNOWN,
     )
+
+
+def _copy_rate(clock: Clock) -> float:
+    """Bytes a second read and written by a copy of far more than any cache."""
+    source = torch.zeros(COPIED_ITEMS, device=clock.device)
+    to = torch.ones_like(source)
+    return 2 * source.nbytes / clock.seconds(lambda: to.copy_(source), least_s=0.1)
 
 
 def _memory_bytes() -> int:
