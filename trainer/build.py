@@ -28,6 +28,7 @@ from trainer.errors import RunError
 from trainer.gallery import Gallery
 from trainer.margins import class_margins, make_margin
 from trainer.pool import Head, make_pool_head
+from trainer.rows_outside import StepLabels, rows_outside
 from trainer.sample_rules import SampleRules
 from trainer.sampling import make_sampling
 from trainer.topology import Topology
@@ -49,6 +50,8 @@ class Parts:
     """Where the head is a pool."""
     rules: SampleRules
     """For the head."""
+    labels: StepLabels | None
+    """Where the head's rows are outside the device, and so are read a step ahead."""
     verification: dict[str, PairSet]
 
 
@@ -77,6 +80,7 @@ def build(config: RunConfig, topology: Topology) -> Parts:
         head=_head(config, dataset, topology),
         gallery=_gallery(config, engine),
         rules=sample_rules(config.data, dataset, device=topology.device),
+        labels=_labels(config, dataset),
         verification=verification,
     )
 
@@ -103,6 +107,12 @@ def _network(config: RunConfig) -> nn.Module:
         embedding_dim=config.backbone.embedding_dim,
         image_size=config.data.image_size,
     )
+
+
+def _labels(config: RunConfig, dataset: Dataset) -> StepLabels | None:
+    if config.head.rows == "device":
+        return None
+    return StepLabels(make_order(config, dataset), dataset)
 
 
 def _gallery(config: RunConfig, engine: Engine) -> Gallery | None:
@@ -141,6 +151,7 @@ def _head(config: RunConfig, dataset: Dataset, topology: Topology) -> Head:
             scale=head.scale,
             sub_centres=head.sub_centres,
             sampling=make_sampling(head.sampling),
+            outside=rows_outside(config),
             group=topology.group,
             learning_rate=config.optimizer.learning_rate * head.learning_rate_ratio,
             learning_rate_ratios=head.learning_rate_ratios,

@@ -2,21 +2,20 @@
 
     checkpoints/step-000001200/  manifest.json  backbone.safetensors  optimizer.safetensors
                                  head-00000-of-00002.safetensors  head-00001-of-00002.safetensors
-                                 [gallery.safetensors]
+                                 [gallery.safetensors]  [history.safetensors]
 
 Every rank writes its own rows into a hidden folder; when all parts are on the disk, rank 0 renames
 it. So a folder that has its name is whole unless the disk fails, which `newest` finds by checksums.
+Rows outside the device (`head.rows`) stay in their tables, which hold a checkpoint of the step.
 No pickles: loading a checkpoint runs no code of it.
 """
 
 import logging
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
-
-import torch.distributed as dist
+from typing import Any
 
 from trainer import manifest
 from trainer.engine import Engine
@@ -25,6 +24,14 @@ from trainer.errors import RunError
 from trainer.gallery import Gallery
 from trainer.manifest import DamagedError, Manifest
 from trainer.pool import Head
+from trainer.rows_checkpoint import (
+    HISTORY,
+    forget_rows,
+    history,
+    keep_rows,
+    outside,
+    restore_rows,
+)
 from trainer.tensor_file import (
     FileFacts,
     Rows,
@@ -34,13 +41,13 @@ from trainer.tensor_file import (
     write_rows,
     write_tensors,
 )
+from trainer.together import gather, on_each_rank, on_rank_0
 from trainer.topology import Topology
 
 BACKBONE, OPTIMIZER = "backbone.safetensors", "optimizer.safetensors"
 GALLERY = "gallery.safetensors"
 
 log = logging.getLogger("facescale")
-T = TypeVar("T")
 
 
 def save(
@@ -64,11 +71,12 @@ def save(
         RunError: on every rank, where one could not write; earlier checkpoints are untouched.
     """
     final = folder / f"step-{step:09d}"
-    partial = _on_rank_0(lambda: _begin(folder, final), topology)
+    partial = on_rank_0(lambda: _begin(folder, final), topology)
     state = engine.read_state(keep=topology.rank == 0)
     try:
-        written = _on_each_rank(lambda: _write(partial, state, head, gallery, topology), topology)
+        written = on_each_rank(lambda: _write(partial, state, head, gallery, topology), topology)
         parts = {name: fact for part in written for name, fact in part.items()}
+        tables = on_each_rank(lambda: keep_rows(head, step=step), topology)
         content = Manifest(
             step=step,
             samples_seen=samples_seen,
@@ -76,16 +84,18 @@ def save(
             data=data,
             optimizer=engine.optimizer_name,
             head=head.state(),
-            partitions=_partitions(head, topology),
+            partitions={} if any(tables) else _partitions(head, topology),
+            tables=tuple(name for name in tables if name is not None),
             world_size=topology.world_size,
             files=parts,
             **manifest.surroundings(),
         )
-        _on_rank_0(lambda: _commit(partial, final, content, keep=keep), topology)
+        on_rank_0(lambda: _commit(partial, final, content, keep=keep), topology)
     except RunError:
         if topology.rank == 0:
             shutil.rmtree(partial, ignore_errors=True)
         raise
+    forget_rows(head, _checkpoints(folder), topology)
     return final
 
 
@@ -96,7 +106,7 @@ def newest(folder: Path, *, topology: Topology | None = None) -> tuple[Path | No
     """
     if topology is None:
         return _newest(folder)
-    return _gather(_newest(folder) if topology.rank == 0 else None, topology)[0]
+    return gather(_newest(folder) if topology.rank == 0 else None, topology)[0]
 
 
 def load(
@@ -130,8 +140,11 @@ def load(
         )
     )
     try:
-        head.load(_rows(path, content, head.partition), content.head)
-    except ValueError as error:
+        if content.tables:
+            restore_rows(head, path, content)
+        else:
+            head.load(_rows(path, content, head.partition), content.head)
+    except (ValueError, BlockingIOError) as error:
         raise RunError(f"{path}: {error}") from error
     if gallery is not None:
         gallery.write_state(read_tensors(path / GALLERY))
@@ -156,9 +169,13 @@ def _write(
     topology: Topology,
 ) -> dict[str, FileFacts]:
     """This rank's files."""
-    name = _head_file(topology.rank, topology.world_size)
-    num_rows = len(head.partition) * head.sub_centres
-    written = {name: write_rows(partial / name, head.rows(), num_rows=num_rows)}
+    written = {}
+    if not outside(head):
+        name = _head_file(topology.rank, topology.world_size)
+        num_rows = len(head.partition) * head.sub_centres
+        written[name] = write_rows(partial / name, head.rows(), num_rows=num_rows)
+    elif topology.rank == 0 and (past := history(head)):
+        written[HISTORY] = write_tensors(partial / HISTORY, past)
     if state is not None:
         tensors = {**state.parameters, **state.buffers}
         written[BACKBONE] = write_tensors(partial / BACKBONE, tensors)
@@ -242,38 +259,9 @@ def _partitions(head: Head, topology: Topology) -> dict[str, tuple[int, int]]:
     own = (head.partition.start, head.partition.stop)
     return {
         _head_file(rank, topology.world_size): bounds
-        for rank, bounds in enumerate(_gather(own, topology))
+        for rank, bounds in enumerate(gather(own, topology))
     }
 
 
 def _head_file(rank: int, world_size: int) -> str:
     return f"head-{rank:05d}-of-{world_size:05d}.safetensors"
-
-
-def _on_each_rank(action: Callable[[], T], topology: Topology) -> list[T]:
-    """What `action` returned, by rank; where it failed on one, every rank raises the same error."""
-    result, failure = None, None
-    try:
-        result = action()
-    except OSError as error:
-        failure = f"rank {topology.rank} cannot write a checkpoint: {error}"
-    answers = _gather((result, failure), topology)
-    for _, failure in answers:
-        if failure is not None:
-            raise RunError(
-                f"{failure}; the earlier ones are untouched: make room on the disk of the run"
-                " folder and start the run again, it continues from the last checkpoint"
-            )
-    return [value for value, _ in answers]
-
-
-def _on_rank_0(action: Callable[[], T], topology: Topology) -> T:
-    """What `action` returned on rank 0, on every rank; or its error, on every rank."""
-    answers: list[Any] = _on_each_rank(lambda: action() if topology.rank == 0 else None, topology)
-    return answers[0]
-
-
-def _gather(value: Any, topology: Topology) -> list[Any]:
-    gathered: list[Any] = [None] * topology.world_size
-    dist.all_gather_object(gathered, value, group=topology.group)
-    return gathered

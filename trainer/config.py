@@ -229,6 +229,8 @@ def absolute(run: RunConfig, base: Path) -> RunConfig:
     datasets = [tree["data"], *((tree["data"]["mix"] or {}).get("others", ()))]
     for entry in [*datasets, *tree["verify"]]:
         entry["path"] = _folder(entry["path"], base)
+    if tree["head"]["rows_folder"] is not None:
+        tree["head"]["rows_folder"] = str((base / tree["head"]["rows_folder"]).resolve())
     for chosen in filter(None, (dataset["subset"] for dataset in datasets)):
         for names in ("only", "without"):
             if chosen[names] is not None:

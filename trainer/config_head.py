@@ -40,6 +40,12 @@ class HeadConfig:
     """Unset gives every class the margin's own number."""
     sampling: SamplingConfig | None = None
     """Unset compares with all identities."""
+    rows: Literal["device", "host", "mapped"] = "device"
+    """Where centres and what the optimizer keeps for them are: on the device; with `sampling` also
+    in host memory; or, as the last resort, in a mapped file."""
+    rows_folder: str | None = None
+    """Folder of the files of `host` and `mapped`, on a disk that all ranks see; unset is `rows` in
+    the run folder. Relative to the run file."""
     scale: Rate = 64.0
     """Factor s of the cosines."""
     sub_centres: Positive = 1
@@ -76,6 +82,7 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         if self.pool is None:
+            self._check_rows()
             return
         unused = [
             field.name
@@ -88,6 +95,15 @@ class HeadConfig:
                 f"a pool has no trained centres, so it has no use for {', '.join(unused)}; leave"
                 " it out, or leave out head.pool"
             )
+
+    def _check_rows(self) -> None:
+        if self.rows != "device" and self.sampling is None:
+            raise ValueError(
+                f"rows: {self.rows} without sampling would move every row in every step; add"
+                " head.sampling, or keep rows: device"
+            )
+        if self.rows == "device" and self.rows_folder is not None:
+            raise ValueError("rows_folder is for rows: host or mapped; name one of them")
 
     @model_validator(mode="before")
     @classmethod

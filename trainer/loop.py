@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from data_pipeline.loader import LoadedStep
@@ -111,6 +112,8 @@ class _Run:
                         self._save()
             finally:
                 loader.close()
+                if isinstance(self.parts.head, ShardedHead):
+                    self.parts.head.close()
         return "stopped" if stopping and self.step < self.config.steps else "finished"
 
     def _tell_sampling(self, bar: "tqdm[NoReturn]") -> None:
@@ -134,6 +137,7 @@ class _Run:
             learning_rate=rate,
             rules=self.parts.rules,
             gallery=self.parts.gallery,
+            next_label=self._next_label(),
         )
         self.step += 1
         self.bad_samples.add(loaded.quarantined)
@@ -145,6 +149,11 @@ class _Run:
             data_wait_s=data_wait_s,
             total_s=time.perf_counter() - began,
         )
+
+    def _next_label(self) -> Tensor | None:
+        if self.parts.labels is None or self.step + 1 == self.config.steps:
+            return None
+        return self.parts.labels.of_step(self.step + 1)
 
     def _publish(self, *, stop: bool, bar: "tqdm[NoReturn]") -> bool:
         """Write the interval's numbers; whether some rank was asked to stop."""

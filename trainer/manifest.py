@@ -20,7 +20,7 @@ from trainer.errors import RunError
 from trainer.tensor_file import FileFacts, facts, write_durably
 
 NAME = "manifest.json"
-FORMAT = 2  # format 1 had one row a class and did not say so
+FORMAT = 3  # format 1 had one row a class and did not say so, 2 no rows outside the device
 DISTRIBUTIONS = ("facescale", "torch", "deepspeed", "numpy", "nvidia-dali-cuda120")
 """Packages whose version may change a number."""
 
@@ -44,7 +44,9 @@ class Manifest:
     head: dict[str, Any]
     """Scalars of the head: its sizes, its steps, what its margin carries on."""
     partitions: dict[str, tuple[int, int]]
-    """Classes [start, stop) by file of the head."""
+    """Classes [start, stop) by file of the head; of none where the rows are in tables."""
+    tables: tuple[str, ...] = ()
+    """Tables of rows outside the device, of all ranks: they hold a checkpoint of this step."""
     world_size: int
     threads: int
     instruction_set: str
@@ -123,11 +125,12 @@ def read(folder: Path) -> Manifest:
     if not whole:
         raise DamagedError(f"{path} does not match its checksum")
     written = content.pop("format")
-    if written not in (1, FORMAT):
+    if written not in (1, 2, FORMAT):
         raise DamagedError(f"{path} is of a later format; use the facescale that wrote it")
     if written == 1:
         content["head"]["sub_centres"] = 1
     content["files"] = {name: FileFacts(**entry) for name, entry in content["files"].items()}
+    content["tables"] = tuple(content.get("tables", ()))
     content["partitions"] = {name: tuple(p) for name, p in content["partitions"].items()}
     return Manifest(**content)
 

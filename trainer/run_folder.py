@@ -1,7 +1,7 @@
 """The folder of one run: what is in it, and which changes of the run file it accepts.
 
     runs/<name>/  run.yaml  checkpoints/  metrics/  logs/  attempts.jsonl  report.html
-                  [conflicts.csv]  [stop]
+                  [rows/]  [conflicts.csv]  [stop]
 
 A run of the same name continues. What would change the meaning of its samples or weights is
 refused; what only changes how long, where or how often may differ.
@@ -32,6 +32,7 @@ MAY_CHANGE = (
 
 STOP_FILE = "stop"
 CONFLICTS = "conflicts.csv"
+ROWS = "rows"
 
 
 def prepare(config: RunConfig) -> Path:

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from data_pipeline.batch import FaceBatch
@@ -68,12 +68,13 @@ def train_step(
     learning_rate: float,
     rules: SampleRules = ALL_ALIKE,
     gallery: Gallery | None = None,
+    next_label: Int64[Tensor, " next"] | None = None,
 ) -> StepOutcome:
     """Train on one global batch, of which this rank has `batches`, micro-batches `micro_batches`.
 
     `learning_rate` is the backbone's; the head has its own, and `rules` tell it more of samples.
     A pool takes the halves of each micro-batch as its two views, with features of the `gallery`,
-    which moves first.
+    which moves first. `next_label` are the next global batch's labels, for a head that reads ahead.
     The ranks' shares may be uneven. If the head or the backbone meets a number that is not finite
     on any rank, that part moves on no rank, and the running statistics stay.
     Collectives: the head's, the engine's, one all_reduce of batch statistics.
@@ -98,7 +99,7 @@ def train_step(
         sizes = [len(batch.label) for batch in batches]
         output = head(*two_views(leaf, torch.cat(features), label, sizes=sizes))
     else:
-        output = head(leaf, label, **rules.of(label))
+        output = head(leaf, label, **rules.of(label), next_label=next_label)
     output.loss.backward()
     assert leaf.grad is not None
     timer.end("head")

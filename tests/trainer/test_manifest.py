@@ -59,7 +59,7 @@ def test_what_is_no_manifest_is_refused_by_name(tmp_path: Path, content: bytes):
 
 
 def test_a_later_format_is_refused(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(manifest, "FORMAT", 3)
+    monkeypatch.setattr(manifest, "FORMAT", manifest.FORMAT + 1)
     manifest.write(tmp_path, example())
     monkeypatch.undo()
     with pytest.raises(DamagedError, match="later format"):
