@@ -16,8 +16,11 @@ from sharded_fc.optimizer import Optimizer
 from sharded_fc.outside import Outside, OutsideRows
 from sharded_fc.partition import bounds
 from sharded_fc.problem import Problem
+from sharded_fc.sampling.mining import Miner, lists_to_search
+from sharded_fc.sampling.near_index import NearIndex
 from sharded_fc.sampling.options import Sampling
 from sharded_fc.sampling.sampler import Sampler
+from sharded_fc.sampling.signatures import Signatures
 from sharded_fc.softmax import ChunkedSoftmax, Kernels
 from sharded_fc.storage import Rows, working_dtype
 from sharded_fc.tables import Layout
@@ -145,6 +148,7 @@ def make_problem(
         ranks=ranks,
         softmax=softmax,
         sampler=sampler,
+        miner=_miner(sampling, rows, ranks, margin, num_classes, sub_centres, seed),
     )
 
 
@@ -175,6 +179,39 @@ def _rows(
             "them; give the head a sampling, or keep the rows on the device"
         )
     return OutsideRows(layout, outside, block_rows=sampling.block * sub_centres, device=device)
+
+
+def _miner(
+    sampling: Sampling | None,
+    rows: Rows | OutsideRows,
+    ranks: Ranks,
+    margin: Margin,
+    num_classes: int,
+    sub_centres: int,
+    seed: int,
+) -> Miner | None:
+    if sampling is None or not sampling.hard_share:
+        return None
+    if isinstance(rows, OutsideRows):
+        raise ValueError(
+            "hard_share with rows outside the device: which rows it wants is not known a step "
+            "ahead; use hard_share 0, or keep the rows on the device"
+        )
+    if not margin.normalised:
+        raise ValueError(
+            f"hard_share finds classes by their directions, {type(margin).__name__} compares "
+            "lengths too; use hard_share 0"
+        )
+    signatures = Signatures(
+        rows.width, num_rows=num_classes * sub_centres, seed=seed, device=rows.device
+    )
+    probes = lists_to_search(sampling.rate, num_lists=signatures.num_lists)
+    return Miner(
+        NearIndex(rows, signatures, probes=probes),
+        ranks,
+        count=sampling.mined(num_classes),
+        sub_centres=sub_centres,
+    )
 
 
 def _counted_within(

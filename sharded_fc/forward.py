@@ -237,7 +237,11 @@ def _parts(
 ) -> Sequence[Part]:
     """The rows to visit."""
     if problem.sampler is not None:
-        return problem.sampler.parts(batch.label, step=step, chunk=chunk, next_label=next_label)
+        certain = batch.label
+        if problem.miner is not None:
+            mined = problem.miner.classes(batch.embedding, batch.label, batch.counted)
+            certain = torch.cat([certain, mined])
+        return problem.sampler.parts(certain, step=step, chunk=chunk, next_label=next_label)
     rows = problem.softmax.rows
     assert isinstance(rows, Rows)  # those elsewhere go with a sampler alone
     return (Whole(rows, problem.softmax.sub_centres),)

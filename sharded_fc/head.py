@@ -178,8 +178,8 @@ class ShardedHead(HeadRows):
         cost time alone.
 
         Collectives: one all_gather of a few integers (counts and complaints), one of embeddings
-        and labels, one of target cosines, one of five numbers a sample; backward one
-        reduce_scatter of embedding gradients.
+        and labels, one of near classes where they are mined, one of target cosines, one of five
+        numbers a sample; backward one reduce_scatter of embedding gradients.
         """
         views = arguments.as_views(embedding, label, sample_weight, class_range)
         keep = torch.is_grad_enabled()
@@ -242,6 +242,9 @@ class ShardedHead(HeadRows):
             ),
             chunk=forward.chunk,
         )
+        if self._problem.miner is not None:
+            drawn, certain = forward.parts
+            self._problem.miner.touch(certain.index, drawn.index, step=self._step)
         self._commit_scalars(forward, per_sample)
         if outside is not None and isinstance(rows, Window):
             outside.keep(rows)

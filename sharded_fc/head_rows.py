@@ -49,7 +49,9 @@ class HeadRows:
 
         Class c has rows c * sub_centres to (c + 1) * sub_centres.
         """
-        return self._present_rows().blocks(block)
+        rows = self._present_rows()
+        self._renew_index()
+        return rows.blocks(block)
 
     def state(self) -> dict[str, float | int]:
         """The scalars that belong to the rows, the same on every rank."""
@@ -236,6 +238,13 @@ class HeadRows:
         softmax.rows.fill(rows, centres_only=centres_only)
         if softmax.catch_up is not None:
             softmax.catch_up.restart()
+        self._renew_index()
+
+    def _renew_index(self) -> None:
+        # Made of the rows as they are now, so that a run that goes on and one that is resumed from
+        # what is handed out mine the same classes.
+        if self._problem.miner is not None:
+            self._problem.miner.renew()
 
     def _initial_scalars(self) -> dict[str, Tensor]:
         values = self.margin.initial_state(num_classes=self.num_classes)

@@ -11,6 +11,7 @@ from sharded_fc.collectives import Ranks
 from sharded_fc.margins import Margin
 from sharded_fc.outside import OutsideRows
 from sharded_fc.parts import Ratios
+from sharded_fc.sampling.mining import Miner
 from sharded_fc.sampling.sampler import Sampler
 from sharded_fc.softmax import ChunkedSoftmax
 
@@ -38,6 +39,7 @@ class Problem:
     ranks: Ranks
     softmax: ChunkedSoftmax
     sampler: Sampler | None
+    miner: Miner | None
 
     @property
     def outside(self) -> OutsideRows | None:

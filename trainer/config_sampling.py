@@ -24,6 +24,10 @@ class SamplingConfig:
     block: Positive = 1
     """Identities drawn together, so that centres are read in long runs; wants labels in random
     order."""
+    shuffled: bool = False
+    """Blocks of identities in a shuffled order: for labels that lie in a telling one."""
+    hard_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the sample that is not drawn but nearest to the batch's faces."""
     untouched: Literal["frozen", "caught_up"] = "frozen"
     """Rows a step leaves out stay as they are, or move by momentum and decay as a dense
     optimizer's do."""

@@ -14,6 +14,8 @@ def make_sampling(chosen: SamplingConfig | None) -> Sampling | None:
         correction=chosen.correction,
         quota=chosen.quota,
         block=chosen.block,
+        shuffled=chosen.shuffled,
+        hard_share=chosen.hard_share,
         untouched=chosen.untouched,
     )
 
@@ -27,10 +29,11 @@ def describe_sampling(config: RunConfig, *, num_identities: int) -> str | None:
     if sampling is None:
         return None
     positives = expected_distinct(num_identities, config.batch.size)
+    certain = min(positives + sampling.mined(num_identities), float(num_identities))
     rate = sampling.draw(num_identities, seed=config.seed).rate
     if sampling.quota == "peer":
-        rate = max(rate * num_identities - positives, 0.0) / max(num_identities - positives, 1.0)
-    share = share_visited(num_identities, positives=positives, rate=rate)
+        rate = max(rate * num_identities - certain, 0.0) / max(num_identities - certain, 1.0)
+    share = share_visited(num_identities, positives=certain, rate=rate)
     line = f"sampling: a step compares with about {share:.2%} of {num_identities} identities"
     if sampling.correction == "logq":
         return f"{line}; the loss is corrected for it"

@@ -11,6 +11,15 @@ _MOST = 64  # for one sample
 _DRAWN_SHARE = 16  # of the drawn rows, which hardly move, every so manieth is assigned anew
 
 
+def lists_to_search(rate: float, *, num_lists: int) -> int:
+    """Those that hold half as many classes again as a step draws, eight at least.
+
+    A comparison of codes takes a thirtieth of what a sample's cosine and its gradients take, so
+    that mining stays a small share of a step whatever the size and rate.
+    """
+    return max(8, round(1.5 * rate * num_lists))
+
+
 class Miner:
     """Finds hard negatives: about `count` classes a step, as many for each sample, at least one."""
 

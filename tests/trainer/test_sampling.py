@@ -28,7 +28,7 @@ def run(path: Path, head, *, batch=None):
 
 def test_every_field_reaches_the_head():
     fields = {"rate": 0.2, "correction": "logq", "quota": "negatives", "block": 4}
-    fields |= {"untouched": "caught_up"}
+    fields |= {"shuffled": True, "hard_share": 0.25, "untouched": "caught_up"}
     made = make_sampling(run(Path(), {"sampling": fields}).head.sampling)
     assert made is not None
     assert {name: getattr(made, name) for name in fields} == fields
@@ -44,6 +44,9 @@ def test_the_start_names_the_share_and_the_margin_that_acts_like():
         "sampling: a step compares with about 10.09% of 1000000 identities, which acts like a "
         "margin lower by 0.036 (of the cosine)"
     )
+    mined = run(Path(), {"sampling": {**of, "hard_share": 0.5}}, batch=batch)
+    # Certain besides the positives: up to 50,000 mined, of which 1 in 20 would have been drawn.
+    assert "9.85% of 1000000" in (describe_sampling(mined, num_identities=1_000_000) or "")
     peer = run(Path(), {"sampling": {**of, "quota": "peer"}}, batch=batch)
     assert "10.00% of 1000000" in (describe_sampling(peer, num_identities=1_000_000) or "")
     corrected = run(Path(), {"sampling": {**of, "correction": "logq"}}, batch=batch)
@@ -54,7 +57,7 @@ def test_the_start_names_the_share_and_the_margin_that_acts_like():
 @pytest.mark.parametrize("untouched", ["frozen", "caught_up"])
 def test_a_run_samples_from_its_first_step_to_its_checkpoint(tmp_path: Path, untouched: str):
     synthesize(tmp_path / "faces", identities=9, images=3, size=32, seed=1)
-    sampling = {"rate": 0.4, "correction": "logq", "untouched": untouched}
+    sampling = {"rate": 0.4, "hard_share": 0.5, "correction": "logq", "untouched": untouched}
     chosen = run(tmp_path, {"sampling": sampling})
     folder = run_folder.prepare(chosen)
     assert run_local(chosen, folder) == "finished"
