@@ -4,7 +4,7 @@ They follow from the code of this package and are tested against it; how long th
 those to say who know the machine.
 """
 
-from sharded_fc.capacity.memory import HeadBytes, head_bytes
+from sharded_fc.capacity.memory import HeadBytes, head_bytes, outside_bytes
 from sharded_fc.capacity.pool import PoolShape, pool_bytes, pool_traffic, pool_work
 from sharded_fc.capacity.shape import HeadShape
 from sharded_fc.capacity.traffic import Collective, head_traffic
@@ -19,6 +19,7 @@ __all__ = [
     "head_bytes",
     "head_traffic",
     "head_work",
+    "outside_bytes",
     "pool_bytes",
     "pool_traffic",
     "pool_work",

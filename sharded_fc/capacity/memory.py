@@ -6,9 +6,11 @@ from dataclasses import dataclass, fields
 import torch
 
 from sharded_fc.capacity.shape import HeadShape
+from sharded_fc.tables.layout import COUNTERS
 from sharded_fc.tile import MEASURES
 
 _INTEGER = 8  # bytes of an int64
+BUFFERS = 2  # `tables.stored`: one in use, one being filled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +19,8 @@ class HeadBytes:
 
     `counts` are an image count a row and, where rows are caught up, a step number. `buffers` are a
     chunk's operands, products and gradients, and rows that were gathered; `kept` the products kept
-    from the first visit for the second. These and the rows' lengths are exact. `exchange` is what
+    from the first visit for the second. These and the rows' lengths are exact. Rows `outside` the
+    device take two steps' rows here: one in use, one being read. `exchange` is what
     is of the batch's size at the busiest moment: embeddings as sent, as received and in order, or
     own classes' rows, or gradients.
     """
@@ -40,15 +43,23 @@ def head_bytes(shape: HeadShape) -> HeadBytes:
     """The memory of rank 0, which has the most classes."""
     caught_up = shape.sampling is not None and shape.sampling.untouched == "caught_up"
     visited = math.ceil(sum(shape.parts))
+    rows, counters = shape.own_rows, _INTEGER * (1 + caught_up)
+    if shape.outside:
+        rows, counters = BUFFERS * visited, _INTEGER * len(COUNTERS)
     return HeadBytes(
-        centres=shape.own_rows * shape.width * shape.dtype.itemsize,
-        states=shape.own_rows * shape.state_row_bytes,
-        counts=shape.own_rows * _INTEGER * (1 + caught_up),
+        centres=rows * shape.width * shape.dtype.itemsize,
+        states=rows * shape.state_row_bytes,
+        counts=rows * counters,
         lengths=visited * shape.working.itemsize,
         buffers=operand_bytes(shape) + _gathered_bytes(shape),
         kept=shape.kept_chunks * shape.chunk * shape.batch * shape.product.itemsize,
         exchange=_exchange_bytes(shape),
     )
+
+
+def outside_bytes(shape: HeadShape) -> int:
+    """Host memory, or a file, that holds the rows of rank 0 where they are outside the device."""
+    return shape.own_rows * shape.record_bytes if shape.outside else 0
 
 
 def operand_bytes(shape: HeadShape) -> int:

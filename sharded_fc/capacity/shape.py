@@ -11,6 +11,7 @@ from sharded_fc.partition import bounds, default_chunk
 from sharded_fc.sampling.inclusion import expected_distinct, most_on_rank
 from sharded_fc.sampling.options import Sampling
 from sharded_fc.storage import working_dtype
+from sharded_fc.tables import Layout
 
 LEAST_CHUNK = 64  # rows a sampled chunk has room for: `sampling.sampler`
 
@@ -22,7 +23,8 @@ class HeadShape:
     `batch` counts the samples of all ranks; `most_own` are those of the rank that has most, None
     where they are spread evenly. All figures are those of rank 0, which has the most classes.
     Arguments of the same name are the head's; `state` and `operands` are its
-    `state_dtype` and `compute_dtype`, and None its defaults.
+    `state_dtype` and `compute_dtype`, and None its defaults. `outside` are rows in host memory or
+    in a file, of which a step's come to the device.
     """
 
     num_classes: int
@@ -38,6 +40,7 @@ class HeadShape:
     momentum: float = 0.9
     sub_centres: int = 1
     sampling: Sampling | None = None
+    outside: bool = False
     normalised: bool = True
     weighted: bool = False
     ranged: bool = False
@@ -48,6 +51,10 @@ class HeadShape:
         bounds(self.num_classes, self.world_size)  # refuses what leaves ranks without classes
         if self.batch < 1:
             raise ValueError(f"a batch of {self.batch}; a step needs at least 1 sample")
+        if self.outside and self.sampling is None:
+            raise ValueError(
+                "rows outside the device without sampling would all move in every step"
+            )
 
     @property
     def width(self) -> int:
@@ -115,9 +122,24 @@ class HeadShape:
         return self.width * self.dtype.itemsize + self.state_row_bytes
 
     @property
+    def record_bytes(self) -> int:
+        """Bytes of a row kept outside the device, with its counters."""
+        layout = Layout(
+            start=0,
+            stop=self.own_rows,
+            embedding_dim=self.width,
+            state_widths=self.state_widths,
+            seed=0,
+            dtype=self.dtype,
+            state_dtype=self.state_dtype,
+        )
+        return layout.record_bytes
+
+    @property
     def kept_bytes(self) -> int:
         """The most that products kept between the visits may take."""
-        return max(KEPT_BYTES, self.own_rows * self.row_bytes // KEPT_SHARE)
+        on_device = 0 if self.outside else self.own_rows * self.row_bytes
+        return max(KEPT_BYTES, on_device // KEPT_SHARE)
 
     @property
     def drawn(self) -> int:
@@ -147,8 +169,13 @@ class HeadShape:
         """Rows that a chunk has any use for."""
         if self.sampling is None:
             return self.own_rows
-        most = most_on_rank(self.num_classes, drawn=self.drawn, own_classes=self.own_classes)
-        return self.sub_centres * max(LEAST_CHUNK, most)
+        draw = self.sampling.draw(self.num_classes, seed=0)
+        most = most_on_rank(
+            draw.num_blocks,
+            drawn=draw.drawn_blocks,
+            own_classes=-(-self.own_classes // draw.block),
+        )
+        return self.sub_centres * max(LEAST_CHUNK, most * draw.block)
 
     @property
     def chunk(self) -> int:

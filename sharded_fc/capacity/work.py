@@ -16,7 +16,7 @@ class HeadWork:
     `operations` count a multiplication and an addition as two. `logits` are rows x batch, each of
     which is summed once and differentiated once. `elements` are the numbers in the rows visited,
     `gathered` those of them that lie scattered in the table. `drawn` counts evaluations of the
-    keyed permutation.
+    keyed permutation. `moved_bytes` go to the device and back where rows are kept outside it.
     """
 
     operations: dict[Product, float]
@@ -26,6 +26,7 @@ class HeadWork:
     gathered: float
     drawn: int
     chunks: int
+    moved_bytes: float = 0.0
 
 
 def head_work(shape: HeadShape) -> HeadWork:
@@ -52,4 +53,5 @@ def head_work(shape: HeadShape) -> HeadWork:
         gathered=0.0 if sampling is None else elements,
         drawn=drawn,
         chunks=shape.num_chunks,
+        moved_bytes=2.0 * rows * shape.record_bytes if shape.outside else 0.0,
     )

@@ -17,11 +17,11 @@ from sharded_fc.capacity import (
     head_bytes,
     head_traffic,
     head_work,
+    outside_bytes,
     pool_bytes,
     pool_traffic,
     pool_work,
 )
-from sharded_fc.tables import Layout
 from trainer.planning.backbone import (
     BackboneBytes,
     BackboneSeconds,
@@ -37,7 +37,6 @@ from trainer.planning.seconds import (
     exchange_seconds,
     head_seconds,
     pool_seconds,
-    with_moving,
 )
 
 Kind = Literal["full", "sampled", "host", "pool"]
@@ -127,7 +126,8 @@ def make_plan(request: Request, machine: Machine) -> Plan:
         _trained(common, sampled, kind="sampled", name=f"sampled {rate}"),
     ]
     if not on_cpu:  # where the device's memory is the host's there is nothing to move
-        candidates.append(_on_host(common, sampled, name=f"host {rate}"))
+        outside = replace(sampled, outside=True)
+        candidates.append(_trained(common, outside, kind="host", name=f"host {rate}"))
     candidates.append(_pool(common, on_cpu=on_cpu))
     return Plan(request=request, machine=machine, constants=constants, candidates=tuple(candidates))
 
@@ -173,35 +173,8 @@ class _Common:
 
 def _trained(common: _Common, shape: HeadShape, *, kind: Kind, name: str) -> Candidate:
     seconds = head_seconds(shape, head_work(shape), head_traffic(shape), common.constants)
-    return common.candidate(kind=kind, name=name, head=head_bytes(shape), seconds=seconds)
-
-
-def _on_host(common: _Common, shape: HeadShape, *, name: str) -> Candidate:
-    """Two buffers of a step's rows on the device, all rows on the host."""
-    record = Layout(
-        start=0,
-        stop=shape.own_rows,
-        embedding_dim=shape.width,
-        state_widths=shape.state_widths,
-        seed=0,
-        dtype=shape.dtype,
-        state_dtype=shape.state_dtype,
-    ).record_bytes
-    whole = head_bytes(shape)
-    visited = sum(shape.parts)
-    seconds = head_seconds(shape, head_work(shape), head_traffic(shape), common.constants)
     return common.candidate(
-        kind="host",
-        name=name,
-        head=replace(
-            whole,
-            centres=0,
-            states=0,
-            counts=0,
-            buffers=whole.buffers + 2 * round(visited * record),
-        ),
-        seconds=with_moving(seconds, moved=2 * visited * record, constants=common.constants),
-        host=shape.own_rows * record,
+        kind=kind, name=name, head=head_bytes(shape), seconds=seconds, host=outside_bytes(shape)
     )
 
 

@@ -61,7 +61,7 @@ def _among(fitting: Sequence[Candidate], by_kind: dict[Kind, Candidate]) -> Reco
     else:
         reason = f"a full softmax does not fit: {_lack(full)}"
     if chosen.kind == "host":
-        reason += f"; on the device {_lack(by_kind['sampled'])} (run files cannot choose it yet)"
+        reason += f"; on the device {_lack(by_kind['sampled'])}"
     return Recommendation(name=chosen.name, reason=reason)
 
 

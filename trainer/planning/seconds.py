@@ -33,7 +33,7 @@ class HeadSeconds:
 def head_seconds(
     shape: HeadShape, work: HeadWork, traffic: Sequence[Collective], constants: Constants
 ) -> HeadSeconds:
-    """A step of a head whose rows are where it computes."""
+    """A step of a head."""
     cost = head_cost(shape, constants)
     products = sum(
         operations / product_rate(constants, _name(shape.compute), kind, shape.width, shape.batch)
@@ -81,24 +81,21 @@ def pool_seconds(
     )
 
 
-def with_moving(head: HeadSeconds, *, moved: float, constants: Constants) -> HeadSeconds:
-    """The same head with `moved` bytes a step between the host and where it computes.
-
-    Beside the computation where that is possible; then only what it takes longer is waited for.
-    """
-    seconds = moved / constants.host_bytes_per_s
-    waited = max(0.0, seconds - head.total) if constants.overlapped else seconds
-    return replace(head, moving=waited)
-
-
 def _with_overhead(
     head: HeadSeconds, work: HeadWork, constants: Constants, *, batch: int
 ) -> HeadSeconds:
-    """Accelerators are told what to do while they work, so chunks cost only what is not hidden."""
+    """Accelerators get their orders and their rows while they work; only the rest is waited for.
+
+    On CPUs both are work of the same cores.
+    """
     chunks = work.chunks * constants.chunk_s
+    moving = work.moved_bytes / constants.host_bytes_per_s
     if constants.overlapped:
         chunks = max(0.0, chunks - (head.products + head.logits + head.rows))
-    return replace(head, overhead=chunks + constants.step_s + batch * constants.sample_s)
+    overhead = chunks + constants.step_s + batch * constants.sample_s
+    if constants.overlapped:
+        moving = max(0.0, moving - (head.total + overhead))
+    return replace(head, moving=moving, overhead=overhead)
 
 
 def exchange_seconds(traffic: Sequence[Collective], world_size: int, constants: Constants) -> float:

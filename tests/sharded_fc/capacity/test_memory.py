@@ -1,14 +1,16 @@
 """The memory that capacity predicts, against the tensors of heads that have taken a step."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from sharded_fc import ShardedHead
-from sharded_fc.capacity import HeadShape, PoolShape, head_bytes, pool_bytes
+from sharded_fc.capacity import HeadShape, PoolShape, head_bytes, outside_bytes, pool_bytes
 from sharded_fc.margins import CosFace, PlainSoftmax
+from sharded_fc.outside import Outside
 from sharded_fc.pool import PoolHead
 from sharded_fc.sampling import Sampling
 
@@ -37,7 +39,7 @@ SHAPES = {
 }
 
 
-def made(shape: HeadShape) -> ShardedHead:
+def made(shape: HeadShape, *, outside: Outside | None = None) -> ShardedHead:
     """A head of this shape after one step."""
     head = ShardedHead(
         shape.num_classes,
@@ -52,6 +54,7 @@ def made(shape: HeadShape) -> ShardedHead:
         momentum=shape.momentum,
         sub_centres=shape.sub_centres,
         sampling=shape.sampling,
+        outside=outside,
         chunk_classes=shape.chunk_classes,
     )
     generator = torch.Generator().manual_seed(0)
@@ -60,6 +63,20 @@ def made(shape: HeadShape) -> ShardedHead:
     label = torch.randperm(shape.num_classes, generator=generator)[: shape.batch]
     head(embedding.requires_grad_(), label).loss.backward()
     return head
+
+
+def test_rows_outside_take_two_steps_rows_here_and_a_record_each_there(tmp_path: Path):
+    shape = replace(SMALL, sampling=Sampling(rate=1.0), outside=True)
+    head = made(shape, outside=Outside(kept_in="host", folder=tmp_path))
+    table = head._problem.softmax.rows.table
+    for buffers in table._buffers:  # what the second step would read into is not made yet
+        buffers.host(shape.num_classes)
+    predicted = head_bytes(shape)
+    held = sum(own_bytes(buffers) for buffers in table._buffers)
+    assert predicted.centres + predicted.states + predicted.counts == held
+    assert outside_bytes(shape) == table._store._records.nbytes
+    assert predicted.kept <= 96 << 20
+    head.close()
 
 
 def own_bytes(*owners: object) -> int:

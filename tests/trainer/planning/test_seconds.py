@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,6 @@ from trainer.planning.seconds import (
     head_cost,
     head_seconds,
     product_rate,
-    with_moving,
 )
 
 SHAPE = HeadShape(num_classes=1000, embedding_dim=128, batch=64, world_size=1, on_cpu=True)
@@ -83,12 +83,20 @@ def test_exchanges_cost_hops_and_bytes_and_more_between_machines():
 
 
 def test_rows_that_move_beside_the_computation_are_waited_for_only_where_they_take_longer():
-    head = head_seconds(SHAPE, head_work(SHAPE), head_traffic(SHAPE), constants())
-    beside = constants(overlapped=True)
-    assert with_moving(head, moved=1e3, constants=beside).moving == 0
-    waited = with_moving(head, moved=1e9, constants=beside).moving
-    assert waited == pytest.approx(1.0 - head.total, rel=1e-12)
-    assert with_moving(head, moved=1e9, constants=constants()).moving == 1.0
+    shape = replace(SHAPE, num_classes=100_000, sampling=Sampling(rate=0.1), outside=True)
+    work = head_work(shape)
+    # A record: 128 numbers and their momentum in float32, two counters, a mark.
+    assert work.moved_bytes == pytest.approx(2 * work.rows * (2 * 512 + 16 + 8), rel=1e-12)
+
+    def moving(**changes: Any) -> float:
+        seconds = head_seconds(shape, work, head_traffic(shape), constants(**changes))
+        assert seconds.total - seconds.moving > 0.01
+        return seconds.moving
+
+    assert moving() == pytest.approx(work.moved_bytes / 1e9, rel=1e-12)
+    assert moving(overlapped=True, host_bytes_per_s=1e12) == 0
+    slow = moving(overlapped=True, host_bytes_per_s=1e6)
+    assert work.moved_bytes / 1e6 - 10 < slow < work.moved_bytes / 1e6
 
 
 def test_two_steps_tell_the_price_of_rows_and_logits():
