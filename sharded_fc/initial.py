@@ -5,11 +5,12 @@ chunk size, device and torch version. No generator, no logarithm, no cosine.
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from sharded_fc import native
 from sharded_fc.counter import GOLDEN, HASHES, centred_sum, extend, key_of, signed
+from sharded_fc.partition import chunks
 
 # The scale of the published recipes (arcface_torch, PLSC), whose learning rates assume it: rows are
 # normalised in the forward, so a row of length r turns by learning_rate / r^2 times the gradient.
@@ -26,18 +27,25 @@ def initial_rows(
 
     Each value is a sum of twelve 16-bit uniforms (Irwin-Hall), so it stays within six deviations.
     """
-    rows = torch.empty(stop - start, embedding_dim, dtype=torch.float32, device=device)
+    number = torch.arange(start, stop, dtype=torch.int64, device=device)
+    return initial_rows_of(number, embedding_dim=embedding_dim, seed=seed)
+
+
+def initial_rows_of(
+    number: Int64[Tensor, " rows"], *, embedding_dim: int, seed: int
+) -> Float[Tensor, "rows dim"]:
+    """`initial_rows` of any global numbers, on their device."""
+    device = number.device
+    rows = torch.empty(len(number), embedding_dim, dtype=torch.float32, device=device)
     seed_key, scale = key_of(seed), INITIAL_STD / 65536
-    if native.initial_rows(rows, first=start, seed_key=seed_key, scale=scale):
+    if native.initial_rows(rows, number=number, seed_key=seed_key, scale=scale):
         return rows
     counters = torch.arange(1, HASHES * embedding_dim + 1, dtype=torch.int64, device=device)
     offsets = counters.mul_(signed(GOLDEN)).view(HASHES, embedding_dim)
     elements = _CPU_BLOCK if device.type == "cpu" else _ACCELERATOR_BLOCK
     block = max(1, elements // embedding_dim)
-    for first in range(start, stop, block):
-        last = min(first + block, stop)
-        numbers = torch.arange(first, last, dtype=torch.int64, device=device)
-        total = centred_sum(extend(seed_key, numbers).unsqueeze(1), offsets)
+    for first, last in chunks(len(number), block):
+        total = centred_sum(extend(seed_key, number[first:last]).unsqueeze(1), offsets)
         centred = total.to(torch.float32)  # exact: below 2^24
-        rows[first - start : last - start] = centred.mul_(scale)
+        rows[first:last] = centred.mul_(scale)
     return rows

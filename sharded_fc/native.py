@@ -93,15 +93,16 @@ def update(
     return True
 
 
-def initial_rows(to: Tensor, *, first: int, seed_key: int, scale: float) -> bool:
-    """Write the first values of rows [first, first + n) to a float32 [n, d]; False if not done."""
+def initial_rows(to: Tensor, *, number: Int[Tensor, " n"], seed_key: int, scale: float) -> bool:
+    """Write the first values of rows of global numbers to a float32 [n, d]; False if not done."""
     code = library() if to.is_cpu else None
     if code is None:
         return False
     rows, dim = to.shape
+    number = number.contiguous()
     code["initial_rows"](
         ctypes.c_void_p(to.data_ptr()),
-        ctypes.c_int64(first),
+        ctypes.c_void_p(number.data_ptr()),
         ctypes.c_int64(rows),
         ctypes.c_int64(dim),
         ctypes.c_uint64(seed_key),

@@ -237,13 +237,13 @@ extern "C" void row_wise(const Slice* slice, float learning_rate, float kept, fl
     });
 }
 
-// Rows [first, first + rows) of the table's first values, float32 [rows, dim].
-extern "C" void initial_rows(float* to, int64_t first, int64_t rows, int64_t dim, uint64_t seed_key,
-                             float scale, int64_t threads) {
+// The first values of rows of these global numbers, float32 [rows, dim].
+extern "C" void initial_rows(float* to, const int64_t* numbers, int64_t rows, int64_t dim,
+                             uint64_t seed_key, float scale, int64_t threads) {
     const int count = rows * dim < GRAIN ? 1 : int(threads);
 #pragma omp parallel for num_threads(count) schedule(static)
     for (int64_t row = 0; row < rows; ++row) {
-        const uint64_t key = extend(seed_key, uint64_t(first + row));
+        const uint64_t key = extend(seed_key, uint64_t(numbers[row]));
         float* __restrict out = to + row * dim;
         for (int64_t c = 0; c < dim; ++c) {
             uint64_t halves = 0;

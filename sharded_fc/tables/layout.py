@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Bool, UInt8
 from torch import Tensor
 
-from sharded_fc.initial import initial_rows
+from sharded_fc.initial import initial_rows_of
 from sharded_fc.storage import working_dtype
-from sharded_fc.tables.runs import Numbers, runs
+from sharded_fc.tables.runs import Numbers
 
 COUNTERS = ("wins", "counter")
 """One int64 a row each: samples whose nearest row it was; the step that it is caught up to."""
@@ -112,18 +112,9 @@ class Layout:
 
         Their fields are those of records of zeros; only the centres' random columns are not 0.
         """
-        missing = rows[unmade]
+        number = torch.from_numpy(rows[unmade] + self.start)
         columns = self.random_columns
-        values = torch.empty(len(missing), columns)
-        for first, last in runs(missing):
-            row = self.start + int(missing[first])
-            values[first:last] = initial_rows(
-                row,
-                row + last - first,
-                embedding_dim=columns,
-                seed=self.seed,
-                device=torch.device("cpu"),
-            )
+        values = initial_rows_of(number, embedding_dim=columns, seed=self.seed)
         places = torch.from_numpy(np.flatnonzero(unmade))
         into["centre"][places, :columns] = values.to(self.dtype)
 

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from sharded_fc.margins import ArcFace, CosFace
+from sharded_fc.native_build import SWITCH
 from sharded_fc.outside import Outside
 from sharded_fc.sampling import Sampling
 from tests.sharded_fc.on_ranks import FLOAT64, collect, draw_batches, join, make_head
@@ -93,6 +94,15 @@ def test_what_else_a_head_can_have_goes_with_rows_in_a_file(ranks, tmp_path, cha
     expected = ranks(3).run(train, options, batches)
     outside = {**options, "outside": kept("mapped", tmp_path)}
     assert_equal_bits(ranks(3).run(train, outside, batches), expected)
+
+
+def test_torchs_updates_round_rows_that_were_taken_as_those_on_the_device(tmp_path, monkeypatch):
+    """Compiled updates have their own way to a row's number, which the other tests take."""
+    monkeypatch.setenv(SWITCH, "0")
+    options = {**HALF, **TWO_BYTES, "sampling": sampling("frozen")}
+    batches = draw_batches([5], num_classes=CLASSES, dim=DIM, steps=4)
+    outside = {**options, "outside": kept("mapped", tmp_path)}
+    assert_equal_bits(train(outside, batches), train(options, batches))
 
 
 @pytest.mark.parametrize("untouched", ["frozen", "caught_up"])

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sharded_fc.initial import INITIAL_STD, initial_rows
+from sharded_fc.initial import INITIAL_STD, initial_rows, initial_rows_of
 
 CPU = torch.device("cpu")
 
@@ -69,6 +69,8 @@ def test_another_seed_gives_other_rows():
 
 def test_long_tables_are_made_in_blocks_without_a_seam():
     whole = initial_rows(0, 300, embedding_dim=512, seed=2, device=CPU)  # 128 rows a block
+    number = torch.tensor([299, 3, 128, 127])
+    assert torch.equal(whole[number], initial_rows_of(number, embedding_dim=512, seed=2))
     assert torch.equal(
         whole[120:140], initial_rows(120, 140, embedding_dim=512, seed=2, device=CPU)
     )

@@ -163,7 +163,8 @@ def test_the_switch_turns_everything_off(monkeypatch):
     operands = native.Operands([torch.zeros(4, 8)], [0], 0, torch.ones(4, 8), None)
     assert library() is None
     assert not native.update("sgd", operands, (0.1, 0.0, 0.0, 0.0))
-    assert not native.initial_rows(torch.empty(2, 3), first=0, seed_key=1, scale=1.0)
+    number = torch.arange(2)
+    assert not native.initial_rows(torch.empty(2, 3), number=number, seed_key=1, scale=1.0)
 
 
 @pytest.mark.usefixtures("compiled")
