@@ -10,9 +10,11 @@ from torch import Tensor
 from sharded_fc import ShardedHead
 from sharded_fc.capacity import HeadShape, PoolShape, head_bytes, outside_bytes, pool_bytes
 from sharded_fc.margins import CosFace, PlainSoftmax
-from sharded_fc.outside import Outside
+from sharded_fc.outside import Outside, OutsideRows
 from sharded_fc.pool import PoolHead
 from sharded_fc.sampling import Sampling
+from sharded_fc.storage import Rows
+from sharded_fc.tables.host import HostRecords
 
 SMALL = HeadShape(num_classes=301, embedding_dim=24, batch=13, world_size=1, on_cpu=True)
 
@@ -68,12 +70,15 @@ def made(shape: HeadShape, *, outside: Outside | None = None) -> ShardedHead:
 def test_rows_outside_take_two_steps_rows_here_and_a_record_each_there(tmp_path: Path):
     shape = replace(SMALL, sampling=Sampling(rate=1.0), outside=True)
     head = made(shape, outside=Outside(kept_in="host", folder=tmp_path))
-    table = head._problem.softmax.rows.table
+    rows = head._problem.softmax.rows
+    assert isinstance(rows, OutsideRows)
+    table = rows.table
     for buffers in table._buffers:  # what the second step would read into is not made yet
         buffers.host(shape.num_classes)
     predicted = head_bytes(shape)
     held = sum(own_bytes(buffers) for buffers in table._buffers)
     assert predicted.centres + predicted.states + predicted.counts == held
+    assert isinstance(table._store, HostRecords)
     assert outside_bytes(shape) == table._store._records.nbytes
     assert predicted.kept <= 96 << 20
     head.close()
@@ -97,6 +102,7 @@ def test_rows_states_and_counts_are_the_bytes_of_the_tables(name: str):
     shape = SHAPES[name]
     head, predicted = made(shape), head_bytes(shape)
     rows = head._problem.softmax.rows
+    assert isinstance(rows, Rows)
     assert predicted.centres == rows.centre.nbytes
     assert predicted.states == sum(tensor.nbytes for tensor in rows.state.values())
     catch_up = head._problem.softmax.catch_up
