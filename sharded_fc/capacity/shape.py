@@ -14,6 +14,7 @@ from sharded_fc.storage import working_dtype
 from sharded_fc.tables import Layout
 
 LEAST_CHUNK = 64  # rows a sampled chunk has room for: `sampling.sampler`
+MOST_MINED = 64  # classes for one sample: `sampling.mining`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +152,7 @@ class HeadShape:
 
     @property
     def parts(self) -> tuple[float, ...]:
-        """Mean rows of the rank in each part of a visit: all; or those drawn, and the samples'.
+        """Mean rows of the rank in each part of a visit: all; or those drawn, and those certain.
 
         Labels are taken as drawn evenly. A drawn class that a sample has is visited once.
         """
@@ -162,7 +163,16 @@ class HeadShape:
         negatives = self.drawn * (1.0 - positives / self.num_classes)
         if self.sampling.quota == "peer":
             negatives = max(self.drawn - positives, 0.0)
-        return tuple(part * share * self.sub_centres for part in (negatives, positives))
+        certain = positives + self.mined_each * self.batch
+        return tuple(part * share * self.sub_centres for part in (negatives, certain))
+
+    @property
+    def mined_each(self) -> int:
+        """Classes mined for each sample, the most there are: none of two samples the same."""
+        if self.sampling is None or not self.sampling.hard_share:
+            return 0
+        each = self.sampling.mined(self.num_classes) // self.batch
+        return min(MOST_MINED, max(1, each))
 
     @property
     def most_rows(self) -> int:

@@ -33,11 +33,14 @@ def head_traffic(shape: HeadShape) -> list[Collective]:
     item = shape.working.itemsize
     integers = 2 + shape.weighted + 2 * shape.ranged  # label, length, weight, range
     columns = shape.width + integers * _WIDE // item
+    near = (shape.mined_each + shape.sub_centres) * shape.batch * _WIDE
+    mined = [Collective(name="near classes", kind="all_gather", given_bytes=near)]
     return [
         Collective(name="counts", kind="all_gather", given_bytes=AGREED_INTEGERS * _WIDE),
         Collective(
             name="embeddings", kind="all_gather", given_bytes=shape.own_batch * columns * item
         ),
+        *(mined if shape.mined_each else ()),
         Collective(
             name="target cosines",
             kind="all_gather",

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 
 from sharded_fc.capacity import HeadShape, PoolShape, head_traffic, pool_traffic
+from sharded_fc.sampling import Sampling
 from tests.ranks import RankPools
 
 CLASSES, DIM, OWN = 23, 8, 4
@@ -62,6 +63,10 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"ranged": True},
     ),
     "class margins": ({"class_margin": torch.full((CLASSES,), 0.2)}, {"class_margins": True}),
+    "hard negatives": (
+        {"sampling": Sampling(rate=0.9, hard_share=0.9)},
+        {"sampling": Sampling(rate=0.9, hard_share=0.9)},
+    ),
     "float64": (
         {"dtype": torch.float64, "compute_dtype": torch.float64},
         {"dtype": torch.float64, "operands": torch.float64},
