@@ -20,6 +20,7 @@ MAY_CHANGE = (
     "data.threads",
     "data.bad_sample_budget",
     "head.precision",
+    "head.rows_folder",
     "head.conflict_cosine",
     "engine",
     "verify",

@@ -279,7 +279,7 @@ def main() -> None:
         classes=10_000_000,
         dim=256,
         batch=64,
-        block=1,
+        block=16,
         steps=20,
         repeats=5,
         limit_gib=6,

@@ -11,6 +11,7 @@ from sharded_fc.margins import ArcFace, CosFace
 from sharded_fc.native_build import SWITCH
 from sharded_fc.outside import Outside
 from sharded_fc.sampling import Sampling
+from sharded_fc.tables import StoredTable
 from tests.sharded_fc.on_ranks import FLOAT64, collect, draw_batches, join, make_head
 
 CLASSES, DIM = 61, 6
@@ -127,6 +128,32 @@ def test_labels_told_late_wrong_or_for_a_step_that_is_skipped_change_no_bit(tmp_
     rows = collect(head)
     head.close()
     assert_equal_bits((found, rows), expected)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_rows_are_read_once_a_step_and_ahead_of_it_where_labels_are_told(
+    tmp_path, monkeypatch, told
+):
+    taken, begun = 0, []
+    read_ahead, take = StoredTable.prefetch, StoredTable.gather
+
+    def prefetch(table, rows):
+        begun.append(taken)
+        return read_ahead(table, rows)
+
+    def gather(table, rows):
+        nonlocal taken
+        taken += 1
+        return take(table, rows)
+
+    monkeypatch.setattr(StoredTable, "prefetch", prefetch)
+    monkeypatch.setattr(StoredTable, "gather", gather)
+    options = {**HALF, "sampling": sampling("frozen"), "outside": kept("mapped", tmp_path)}
+    head = make_head(options)
+    step_through(head, draw_batches([5], num_classes=CLASSES, dim=DIM, steps=6), told=told)
+    head.close()
+    # How many steps' rows were asked for when each read began; only the first step is not told of.
+    assert begun == ([1, 1, 2, 3, 4, 5] if told else [1, 2, 3, 4, 5, 6])
 
 
 @pytest.mark.parametrize("kind", ["host", "mapped"])
