@@ -235,15 +235,16 @@ def _grow_buffers() -> None:
     """
     from data_pipeline.augment import Augmentation
 
-    side = math.isqrt(MAX_PIXELS)
-    picture = Image.new("RGB", (side, side), (90, 120, 150))
+    side, most = math.isqrt(MAX_PIXELS), 65_500  # the widest JPEG
+    square = Image.new("RGB", (side, side), (90, 120, 150))
+    wide = Image.new("RGB", (most, MAX_PIXELS // most), (90, 120, 150))
     zeros = np.zeros(1, np.int64)
     decoder = _decoder()
     for content in (
-        encoded(picture),
-        encoded(picture, progressive=True),
-        encoded(picture, "PNG"),
-        encoded(picture, "WEBP"),
+        *(encoded(picture, progressive=True) for picture in (square, wide)),
+        *(encoded(picture.convert("CMYK")) for picture in (square, wide)),
+        encoded(square, "PNG"),
+        encoded(square, "WEBP"),
     ):
         decoder.submit([content], Augmentation().parameters(zeros, zeros))
         decoder.collect()
