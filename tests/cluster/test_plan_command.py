@@ -7,7 +7,9 @@ import pytest
 
 from cluster import cli
 from data_pipeline.synthetic import synthesize
-from trainer.planning.constants import save
+from tests.trainer.planning.numbers import constants, machine
+from trainer.planning import calibrate
+from trainer.planning.constants import load, save
 from trainer.planning.devices import device
 
 
@@ -64,6 +66,31 @@ def test_this_machines_numbers_are_read_from_where_they_are_kept(capsys, tmp_pat
         capsys, "--identities", "1m", "--constants", tmp_path / "mine.json", *SMALL, "--json"
     )
     assert (code, json.loads(out)["machine"]["name"]) == (0, "v100")
+
+
+def test_a_calibration_is_kept_beside_earlier_ones_and_planned_with(
+    capsys, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    asked = []
+
+    def measured(run, setups):
+        asked.append((run.backbone.name, setups))
+        return machine(constants(ranks=setups[0][0], threads=setups[0][1]))
+
+    monkeypatch.setattr(calibrate, "calibrate", measured)
+    monkeypatch.setattr(calibrate.os, "sched_getaffinity", lambda _: {0, 1})
+    path = tmp_path / "mine.json"
+    save(machine(constants(ranks=4)), path)
+    code, out, errors = run(
+        capsys, "--calibrate", "--gpus", "2", "--identities", "1m", "--constants", path, *SMALL
+    )
+    assert (code, asked) == (0, [("facenet_small", [(2, 1)])])
+    assert errors.startswith("measuring this machine")
+    assert out.splitlines()[-1].startswith("Recommended: ")
+    assert [each.ranks for each in load(path).setups] == [2, 4]
+    code, out, _ = run(capsys, "--calibrate", "--constants", path, "--json", *SMALL)
+    assert (code, json.loads(out)["constants"]) == (0, str(path))
+    assert asked[1][1] == [(1, 2), (2, 1)]
 
 
 @pytest.mark.parametrize(

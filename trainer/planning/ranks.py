@@ -21,7 +21,7 @@ def on_ranks(work: Work, *arguments: Any, ranks: int, threads: int) -> Any:
     """What `work(topology, *arguments)` returned on rank 0; a top-level function, run on each.
 
     Raises:
-        RunError: it failed on rank 0, or that rank was killed.
+        RunError: it failed, or rank 0 was killed; each rank's own error is on stderr.
     """
     context = mp.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -71,8 +71,8 @@ def _rank(
         found = work(Topology.of_default_group(), *arguments)
         dist.destroy_process_group()
     except Exception as error:
+        traceback.print_exc()
         if sender is not None:
-            traceback.print_exc()
             sender.send((False, " ".join(str(error).split()) or type(error).__name__))
         os._exit(1)  # not waiting for peers that hang in a collective
     if sender is not None:

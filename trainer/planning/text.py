@@ -57,9 +57,11 @@ def _heading(plan: Plan) -> list[str]:
     ]
     if machine.measured and not plan.candidates[0].backbone_seconds.measured:
         lines.append("the backbone was not measured: its time is reckoned; calibrate with this run")
-    if machine.measured and plan.constants.ranks != request.ranks:
+    found, wanted = plan.constants, (request.ranks, run.engine.threads)
+    if machine.measured and (found.ranks, found.threads) != wanted:
         lines.append(
-            f"measured with {plan.constants.ranks} ranks at work; more are reckoned from that"
+            f"measured with {found.ranks} rank(s) of {found.threads} thread(s) at work, not"
+            f" {wanted[0]} of {wanted[1]}; the rest is reckoned"
         )
     return lines
 

@@ -7,12 +7,15 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+import pytest
 import torch
 
 from tests.ranks import RankPools
 from tests.trainer.planning.numbers import machine
+from trainer.errors import RunError
 from trainer.planning import request
 from trainer.planning.plan import make_plan
+from trainer.planning.ranks import on_ranks
 from trainer.planning.recommend import recommend
 from trainer.planning.text import plan_text
 
@@ -72,3 +75,19 @@ def test_two_ranks_find_every_constant_and_a_plan_uses_them(ranks: RankPools):
     text = plan_text(plan, recommend(plan))
     assert "not measured" not in text
     assert plan.candidates[0].step_s > first.backbones[0].forward_s
+
+
+def failing(topology: Any) -> None:
+    """Work that the second of two ranks does not survive, while the first waits for it."""
+    import torch.distributed as dist
+
+    if topology.rank == 1:
+        raise ValueError("no room for more")
+    dist.barrier()
+
+
+def test_ranks_that_fail_are_an_error_of_one_line_and_hang_nobody(capfd):
+    with pytest.raises(RunError, match="2 ranks of this machine could not be measured") as raised:
+        on_ranks(failing, ranks=2, threads=1)
+    assert "\n" not in str(raised.value)
+    assert "no room for more" in capfd.readouterr().err
