@@ -141,15 +141,19 @@ class _Common:
         self._activations = activation_bytes(request)
         self._exchange = _gradient_exchange(request, constants)
 
+    def backbone(self, *, gallery: bool) -> BackboneSeconds:
+        """Its seconds, with a gallery's beside them or not."""
+        return backbone_seconds(
+            self.request, self.constants, activations=self._activations, gallery=gallery
+        )
+
     def candidate(
         self, *, kind: Kind, name: str, head: HeadBytes, seconds: HeadSeconds, host: int = 0
     ) -> Candidate:
         """A head with everything around it."""
         request, constants = self.request, self.constants
         gallery = kind == "pool"
-        backbone = backbone_seconds(
-            request, constants, activations=self._activations, gallery=gallery
-        )
+        backbone = self.backbone(gallery=gallery)
         busy = seconds.total + backbone.total + self._exchange
         return Candidate(
             kind=kind,
@@ -172,7 +176,13 @@ class _Common:
 
 
 def _trained(common: _Common, shape: HeadShape, *, kind: Kind, name: str) -> Candidate:
-    seconds = head_seconds(shape, head_work(shape), head_traffic(shape), common.constants)
+    seconds = head_seconds(
+        shape,
+        head_work(shape),
+        head_traffic(shape),
+        common.constants,
+        beside_s=common.backbone(gallery=False).total,
+    )
     return common.candidate(
         kind=kind, name=name, head=head_bytes(shape), seconds=seconds, host=outside_bytes(shape)
     )

@@ -31,9 +31,14 @@ class HeadSeconds:
 
 
 def head_seconds(
-    shape: HeadShape, work: HeadWork, traffic: Sequence[Collective], constants: Constants
+    shape: HeadShape,
+    work: HeadWork,
+    traffic: Sequence[Collective],
+    constants: Constants,
+    *,
+    beside_s: float = 0.0,
 ) -> HeadSeconds:
-    """A step of a head."""
+    """A step of a head; `beside_s` are the rest of the training step's, while rows can move too."""
     cost = head_cost(shape, constants)
     products = sum(
         operations / product_rate(constants, _name(shape.compute), kind, shape.width, shape.batch)
@@ -53,6 +58,7 @@ def head_seconds(
         work,
         constants,
         batch=shape.batch,
+        beside_s=beside_s,
     )
 
 
@@ -82,7 +88,12 @@ def pool_seconds(
 
 
 def _with_overhead(
-    head: HeadSeconds, work: HeadWork, constants: Constants, *, batch: int
+    head: HeadSeconds,
+    work: HeadWork,
+    constants: Constants,
+    *,
+    batch: int,
+    beside_s: float = 0.0,
 ) -> HeadSeconds:
     """Accelerators get their orders and their rows while they work; only the rest is waited for.
 
@@ -94,7 +105,7 @@ def _with_overhead(
         chunks = max(0.0, chunks - (head.products + head.logits + head.rows))
     overhead = chunks + constants.step_s + batch * constants.sample_s
     if constants.overlapped:
-        moving = max(0.0, moving - (head.total + overhead))
+        moving = max(0.0, moving - (head.total + overhead + beside_s))
     return replace(head, moving=moving, overhead=overhead)
 
 

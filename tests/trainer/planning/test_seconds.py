@@ -95,6 +95,14 @@ def test_rows_that_move_beside_the_computation_are_waited_for_only_where_they_ta
 
     assert moving() == pytest.approx(work.moved_bytes / 1e9, rel=1e-12)
     assert moving(overlapped=True, host_bytes_per_s=1e12) == 0
+    beside = head_seconds(
+        shape,
+        work,
+        head_traffic(shape),
+        constants(overlapped=True, host_bytes_per_s=1e6),
+        beside_s=1e6,
+    )
+    assert beside.moving == 0
     slow = moving(overlapped=True, host_bytes_per_s=1e6)
     assert work.moved_bytes / 1e6 - 10 < slow < work.moved_bytes / 1e6
 
