@@ -11,7 +11,7 @@ from sharded_fc.native_build import library
 
 class _Network(ctypes.Structure):
     _fields_ = (
-        ("tables", ctypes.c_void_p),
+        ("key", ctypes.c_uint64),
         ("rounds", ctypes.c_int64),
         ("rows", ctypes.c_int64),
         ("columns", ctypes.c_int64),
@@ -20,21 +20,26 @@ class _Network(ctypes.Structure):
 
 
 def first_numbers(
-    tables: Int[Tensor, "rounds columns"],
+    key: int,
     *,
+    rounds: int,
     rows: int,
+    columns: int,
     size: int,
     count: int,
     first: int,
     last: int,
+    known: Int[Tensor, " known"],
 ) -> Int[Tensor, " found"] | None:
-    """Those of the first `count` numbers in [first, last), ascending; None if not done."""
-    code = library() if tables.is_cpu and tables.is_contiguous() else None
+    """Those of the first `count` numbers in [first, last), ascending, but `known`.
+
+    None if not done.
+    """
+    code = library() if known.is_cpu else None
     if code is None:
         return None
-    rounds, columns = tables.shape
-    network = _Network(tables.data_ptr(), rounds, rows, columns, size)
-    members = torch.zeros(-(-(last - first) // 64), dtype=torch.int64)
+    known = known.contiguous()
+    network = _Network(key % (1 << 64), rounds, rows, columns, size)
     to = torch.empty(min(count, last - first), dtype=torch.int64)
     found = ctypes.c_int64()
     code["first_numbers"](
@@ -42,7 +47,8 @@ def first_numbers(
         ctypes.c_int64(count),
         ctypes.c_int64(first),
         ctypes.c_int64(last),
-        ctypes.c_void_p(members.data_ptr()),
+        ctypes.c_void_p(known.data_ptr()),
+        ctypes.c_int64(len(known)),
         ctypes.c_void_p(to.data_ptr()),
         ctypes.byref(found),
     )

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sharded_fc.counter import extend, key_of
-from sharded_fc.sampling.permutation import Permutation
+from sharded_fc.sampling.permutation import Permutation, without_known
 
 Quota = Literal["negatives", "peer"]
 
@@ -77,20 +77,26 @@ class Draw:
         `positives` are the distinct classes of the global batch, ascending.
         """
         device = positives.device
-        key = extend(key_of(self.seed, NEGATIVES), step.to(device))
+        if step.is_cpu and device.type == "cpu":
+            key = key_of(self.seed, NEGATIVES, int(step))
+        else:  # without waiting for the device
+            key = extend(key_of(self.seed, NEGATIVES), step.to(device))
         permutation = Permutation(self.num_blocks, key, device=device)
         end, rate = self._end(permutation, positives)
         rate = rate.to(device)
         if self.shuffled:
             classes = self._shuffled_classes(permutation, start, stop)
-            return _without(classes, positives), rate
+            return without_known(classes, positives), rate
         first, last = start // self.block, -(-stop // self.block)
         if self.drawn_blocks < last - first:
-            blocks = permutation.first_within(end, first, last)
+            known = positives if self.block == 1 else positives[:0]
+            blocks = permutation.first_within(end, first, last, without=known)
+            if self.block == 1:
+                return blocks, rate
         else:
             number = torch.arange(first, last, device=device)
             blocks = number[permutation.inverse(number) < end]
-        return _without(self._classes(blocks, start, stop), positives), rate
+        return without_known(self._classes(blocks, start, stop), positives), rate
 
     def _end(self, permutation: Permutation, positives: Tensor) -> tuple[int, Tensor]:
         """The place where the draw ends, and the probability of what is no positive."""
@@ -123,13 +129,3 @@ class Draw:
         inside = torch.arange(self.block, device=blocks.device)
         classes = (blocks.unsqueeze(1) * self.block + inside).flatten()
         return classes[(classes >= start) & (classes < stop)]
-
-
-def _without(classes: Tensor, known: Tensor) -> Tensor:
-    """`classes` that are not in `known`, both ascending."""
-    if not len(known) or not len(classes):
-        return classes
-    place = torch.searchsorted(classes, known).clamp_(max=len(classes) - 1)
-    keep = torch.ones_like(classes, dtype=torch.bool)
-    keep[place[classes[place] == known]] = False
-    return classes[keep]

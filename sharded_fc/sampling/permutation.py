@@ -6,6 +6,7 @@ same numbers on every rank and device.
 """
 
 import math
+from functools import cached_property
 
 import torch
 from jaxtyping import Int
@@ -15,7 +16,7 @@ from sharded_fc import native_draw
 from sharded_fc.counter import extend, signed
 
 ROUNDS = 8  # tests/sharded_fc/sampling/test_permutation.py sees pairs drawn unevenly below 6
-_POSITIVE = (1 << 63) - 1
+_LOW_31 = (1 << 31) - 1
 
 
 class Permutation:
@@ -34,28 +35,47 @@ class Permutation:
         self.device = device
         self._columns = math.isqrt(size - 1) + 1
         self._rows = -(-size // self._columns)
+        self._key = key
+
+    @cached_property
+    def _tables(self) -> Int[Tensor, "rounds columns"]:
         # Coordinates and their sums stay below 2^31 for any size below 2^60.
-        value = torch.arange(self._columns, dtype=torch.int64, device=device)
-        rounds = torch.arange(ROUNDS, dtype=torch.int64, device=device)
-        start = signed(key) if isinstance(key, int) else key
-        hashed = extend(extend(start, rounds).unsqueeze(1), value) & _POSITIVE
+        value = torch.arange(self._columns, dtype=torch.int64, device=self.device)
+        rounds = torch.arange(ROUNDS, dtype=torch.int64, device=self.device)
+        start = signed(self._key) if isinstance(self._key, int) else self._key
+        hashed = (extend(extend(start, rounds).unsqueeze(1), value) >> 33) & _LOW_31
         side = torch.full_like(rounds, self._columns)
         side[::2] = self._rows
-        self._tables = (hashed % side.unsqueeze(1)).to(torch.int32)
+        return ((hashed * side.unsqueeze(1)) >> 31).to(torch.int32)
 
     def forward(self, place: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
         """The numbers at places in [0, size), both int64."""
         return self._walk(place, range(ROUNDS), sign=1)
 
-    def first_within(self, count: int, first: int, last: int) -> Int[Tensor, " found"]:
-        """Those of the first `count` numbers that lie in [first, last), ascending."""
-        found = native_draw.first_numbers(
-            self._tables, rows=self._rows, size=self.size, count=count, first=first, last=last
-        )
-        if found is not None:
-            return found
-        number = self.forward(torch.arange(count, device=self._tables.device))
-        return number[(number >= first) & (number < last)].sort().values
+    def first_within(
+        self, count: int, first: int, last: int, *, without: Int[Tensor, " known"]
+    ) -> Int[Tensor, " found"]:
+        """Those of the first `count` numbers that lie in [first, last), ascending.
+
+        But for those in `without`, which are distinct and ascending.
+        """
+        if self.device.type == "cpu":
+            found = native_draw.first_numbers(
+                int(self._key),
+                rounds=ROUNDS,
+                rows=self._rows,
+                columns=self._columns,
+                size=self.size,
+                count=count,
+                first=first,
+                last=last,
+                known=without,
+            )
+            if found is not None:
+                return found
+        number = self.forward(torch.arange(count, device=self.device))
+        number = number[(number >= first) & (number < last)].sort().values
+        return without_known(number, without)
 
     def inverse(self, number: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
         """The places of numbers in [0, size), both int64."""
@@ -84,3 +104,13 @@ def _added(value: Tensor, change: Tensor, sign: int, side: int) -> Tensor:
     value = value.add_(change, alpha=sign)
     outside = value >= side if sign > 0 else value < 0
     return value.sub_(outside * (sign * side))
+
+
+def without_known(number: Int[Tensor, " n"], known: Int[Tensor, " known"]) -> Int[Tensor, " kept"]:
+    """Numbers that are not in `known`, both ascending."""
+    if not len(known) or not len(number):
+        return number
+    place = torch.searchsorted(number, known).clamp_(max=len(number) - 1)
+    keep = torch.ones_like(number, dtype=torch.bool)
+    keep[place[number[place] == known]] = False
+    return number[keep]

@@ -32,8 +32,11 @@ def test_the_first_numbers_within_a_range_come_in_order_with_and_without_a_compi
     for count in {0, 1, size // 3, size}:
         number = permutation.forward(torch.arange(count)).tolist()
         for first, last in ((0, size), (size // 4, size // 2), (size - 1, size)):
-            found = permutation.first_within(count, first, last)
-            assert found.tolist() == sorted(x for x in number if first <= x < last)
+            for known in ([], [0], list(range(0, size, 3))):
+                without = torch.tensor(known, dtype=torch.int64)
+                found = permutation.first_within(count, first, last, without=without)
+                expected = {x for x in number if first <= x < last} - set(known)
+                assert found.tolist() == sorted(expected)
 
 
 def test_places_of_a_hundred_million_numbers_are_found_without_a_table_of_them():
