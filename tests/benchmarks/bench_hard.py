@@ -82,7 +82,7 @@ def counted(size: Size, rate: float, hard_share: float) -> list[str]:
     probes = lists_to_search(rate, num_lists=signatures.num_lists)
     compared = size.batch * probes * size.classes / signatures.num_lists
     mined = hard_share * rate * size.classes
-    rotated = 2 * size.batch + mined + (rate * size.classes - mined) / 16
+    rotated = 2 * size.batch + mined + (rate * size.classes - mined) / 32
     additions = rotated * size.dim * (size.dim - 1).bit_length()
     return [
         f"counted, a step: {visited:,.0f} rows, {products / 1e9:.2f} G operations in products",
