@@ -18,36 +18,16 @@ import argparse
 import json
 import shlex
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
+from dataclasses import asdict, replace
 from pathlib import Path
 
-import torch
-
-from sharded_fc import ShardedHead
-from sharded_fc.outside import Outside
-from sharded_fc.sampling import Sampling
 from tests.benchmarks.bench_tables import disk_rates
-from tests.benchmarks.heads import (
-    LEARNING_RATE,
-    MARGIN,
-    MOMENTUM,
-    SCALE,
-    WEIGHT_DECAY,
-    Size,
-    batches,
-    parser,
-    show,
-)
-from tests.benchmarks.memory import resident_kb
+from tests.benchmarks.heads import parser, show
+from tests.benchmarks.large import Case, Found
 from tests.benchmarks.record import Cell, met
-from trainer.tensor_file import write_rows
 
 STEP_S = {10: 0.2, 100: 1.0, 1000: 10.0}
 """The longest step wanted at 10,000,000 x 256, batch 64, by the rate per mille."""
@@ -57,132 +37,11 @@ OF_LEAST = 2.0
 DISK_SHARE = 1.5
 
 
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One head and how long to run it."""
-
-    rows: str
-    """`device`, `host` or `mapped`."""
-    per_mille: int
-    classes: int
-    dim: int
-    batch: int
-    block: int
-    untouched: str
-    steps: int
-    repeats: int
-    threads: int
-    folder: str
-
-    @property
-    def name(self) -> str:
-        """What the table calls it."""
-        return (
-            f"{self.rows}, {'full' if self.per_mille == 1000 else f'rate {self.per_mille / 10}%'}"
-        )
-
-    @property
-    def taken(self) -> int:
-        """Classes of a step, nearly."""
-        return self.classes * self.per_mille // 1000 + self.batch
-
-
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """What a case took; seconds, bytes."""
-
-    first_s: float
-    group_s: list[float]
-    """A step's mean in each group of steps."""
-    checkpoint_s: float
-    peak: int
-    disk: int
-    """Of tables, after the checkpoint."""
-
-    @property
-    def step_s(self) -> float:
-        """The median over groups."""
-        return statistics.median(self.group_s)
-
-
-def run_here(case: Case) -> Found:
-    """The case, in this process."""
-    torch.set_num_threads(case.threads)
-    torch.manual_seed(0)
-    folder = Path(case.folder)
-    head = make(case, folder / "tables")
-    data = pairwise(batches(Size(classes=case.classes, dim=case.dim, batch=case.batch)))
-
-    def step() -> None:
-        (embedding, label), (_, next_label) = next(data)
-        head(embedding.detach().requires_grad_(), label, next_label=next_label).loss.backward()
-
-    first = seconds(step)
-    groups = [
-        seconds(lambda: [step() for _ in range(case.steps)]) / case.steps
-        for _ in range(case.repeats)
-    ]
-
-    def save() -> None:
-        if head.outside:
-            head.checkpoint(1)
-        else:
-            write_rows(folder / "rows.safetensors", head.rows(), num_rows=case.classes)
-
-    checkpoint = seconds(save)
-    if head.outside:
-        for _ in range(2):  # blocks of a step are kept before they are changed
-            step()
-    head.close()
-    tables = (path.stat().st_blocks * 512 for path in (folder / "tables").rglob("*"))
-    return Found(
-        first_s=first,
-        group_s=groups,
-        checkpoint_s=checkpoint,
-        peak=resident_kb("VmHWM") * 1024,
-        disk=sum(tables),
-    )
-
-
-def make(case: Case, folder: Path) -> ShardedHead:
-    """The head of a case."""
-    sampling = outside = None
-    if case.per_mille < 1000:
-        sampling = Sampling(
-            rate=case.per_mille / 1000,
-            block=case.block,
-            untouched="caught_up" if case.untouched == "caught_up" else "frozen",
-        )
-    if case.rows != "device":
-        outside = Outside(kept_in="host" if case.rows == "host" else "mapped", folder=folder)
-    return ShardedHead(
-        case.classes,
-        case.dim,
-        margin=MARGIN,
-        scale=SCALE,
-        learning_rate=LEARNING_RATE,
-        momentum=MOMENTUM,
-        weight_decay=WEIGHT_DECAY,
-        compute_dtype=torch.bfloat16,
-        dtype=torch.bfloat16,
-        state_dtype=torch.bfloat16,
-        sampling=sampling,
-        outside=outside,
-    )
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """What some work takes."""
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
 def run(case: Case, *before: str) -> Found:
     """The case in a process of its own; `before` comes before its command."""
     folder = tempfile.mkdtemp(prefix="large-", dir=case.folder)
     given = json.dumps(asdict(case) | {"folder": folder})
-    command = [*before, sys.executable, "-m", "tests.benchmarks.bench_head_large", "--case", given]
+    command = [*before, sys.executable, "-m", "tests.benchmarks.large", given]
     try:
         done = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE)
     finally:
@@ -293,11 +152,7 @@ def main() -> None:
     flags.add_argument("--full", action="store_true", help="one step over all classes, too")
     flags.add_argument("--folder", type=Path, default=None, help="where tables lie; removed")
     flags.add_argument("--limiter", help="a command that runs the rest of its line with the limit")
-    flags.add_argument("--case", help=argparse.SUPPRESS)
     options = flags.parse_args()
-    if options.case is not None:
-        print(json.dumps(asdict(run_here(Case(**json.loads(options.case))))))
-        return
     rows, notes = compare(options)
     sizes = f"{options.classes:,} classes, batch {options.batch}, blocks of {options.block}"
     show("head_large", rows, [f"{sizes}, {options.untouched}", *notes], options)
