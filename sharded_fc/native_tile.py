@@ -111,9 +111,14 @@ def measure_rows(
     )
 
 
-def copy_rows(centre: Float[Tensor, "rows dim"], *, to: Float[Tensor, "rows dim"]) -> bool:
-    """Copy rows to a tensor of float32 or bfloat16; False if nothing was done."""
-    return _pass_over(centre, None, shortest=0.0, index=None, copy=to)
+def copy_rows(
+    centre: Float[Tensor, "all dim"],
+    *,
+    to: Float[Tensor, "rows dim"],
+    index: Int[Tensor, " rows"] | None = None,
+) -> bool:
+    """Copy rows, those of `index` or all, to float32 or bfloat16; False if nothing was done."""
+    return _pass_over(centre, None, shortest=0.0, index=index, copy=to)
 
 
 def _pass_over(

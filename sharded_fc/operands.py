@@ -57,6 +57,17 @@ class Operands:
             return None
         return self.low_rows[:count]
 
+    def place_for(
+        self, buffer: Float[Tensor, "chunk dim"], count: int
+    ) -> Float[Tensor, "rows dim"] | None:
+        """Where rows belong that are rounded as they are read; None where that is not all.
+
+        `buffer` holds rows as they are kept.
+        """
+        if self.unit:
+            return None
+        return (self.low_rows if self._convert else buffer)[:count]
+
     def rows(
         self, centre: Float[Tensor, "rows dim"], inverse_norm: Float[Tensor, " rows"]
     ) -> Float[Tensor, "rows dim"]:

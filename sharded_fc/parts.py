@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sharded_fc import native_tile
 from sharded_fc.catch_up import CatchUp
 from sharded_fc.storage import Rows, RowSlice
 from sharded_fc.tile import CONFLICTS, SIGMOIDS, TOTAL, Rules, Weights
@@ -99,6 +100,16 @@ class Whole:
         """Opened rows to be read."""
         return self.rows.centre[start:stop]
 
+    def measure(
+        self, start: int, stop: int, inverse: Tensor, *, shortest: float, to: Tensor
+    ) -> bool:
+        """Read rows into an operand and measure them in one pass; False if that is not done."""
+        return False
+
+    def round(self, start: int, stop: int, *, to: Tensor) -> bool:
+        """Read opened rows into an operand in one pass; False if that is not done."""
+        return False
+
 
 class Chosen:
     """The rows of some classes, read into a buffer and changed where they are."""
@@ -172,6 +183,19 @@ class Chosen:
         """See `Whole`; valid until the next call."""
         index = self.index[start:stop]
         return torch.index_select(self.rows.centre, 0, index, out=self.table[: len(index)])
+
+    def measure(
+        self, start: int, stop: int, inverse: Tensor, *, shortest: float, to: Tensor
+    ) -> bool:
+        """See `Whole`."""
+        index = self.index[start:stop]
+        return self.catch_up is None and native_tile.measure_rows(
+            self.rows.centre, inverse, shortest=shortest, index=index, copy=to
+        )
+
+    def round(self, start: int, stop: int, *, to: Tensor) -> bool:
+        """See `Whole`."""
+        return native_tile.copy_rows(self.rows.centre, to=to, index=self.index[start:stop])
 
 
 Part = Whole | Chosen

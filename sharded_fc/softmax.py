@@ -105,8 +105,10 @@ class ChunkedSoftmax:
         for which, part in enumerate(parts):
             for piece in self._pieces(parts, which, rules, chunk):
                 inverse = inverse_norm[piece.place]
-                centre = part.centre(piece.start, piece.stop, step=step)
-                rows = self._measure(operands, centre, inverse)
+                rows = operands.place_for(part.table, len(inverse)) if self.normalised else None
+                at = piece.start, piece.stop
+                if rows is None or not part.measure(*at, inverse, shortest=SHORTEST, to=rows):
+                    rows = self._measure(operands, part.centre(*at, step=step), inverse)
                 product = self._place(operands, piece.number, len(inverse), kept)
                 self._sum(
                     operands,
@@ -151,7 +153,9 @@ class ChunkedSoftmax:
             for piece in self._pieces(parts, which, rules, chunk):
                 inverse = visit.inverse_norm[piece.place]
                 changed = part.open(piece.start, piece.stop, step=step.number, skip=step.skip)
-                rows = operands.rows(part.kept(piece.start, piece.stop), inverse)
+                rows = operands.place_for(part.table, len(inverse))
+                if rows is None or not part.round(piece.start, piece.stop, to=rows):
+                    rows = operands.rows(part.kept(piece.start, piece.stop), inverse)
                 product = self._place(operands, piece.number, len(inverse), kept)
                 gradient, along = self._gradient(
                     operands,
