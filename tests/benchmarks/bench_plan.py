@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tests.benchmarks.heads import parser, show
 from tests.benchmarks.planned import Figures, Planned, PlannedRun, all_planned
-from tests.benchmarks.record import RESULTS, Cell, commit, hardware, met, text
+from tests.benchmarks.record import RESULTS, Cell, commit, hardware, met
 from trainer.planning.calibrate import calibrate, load
 from trainer.planning.constants import Machine
 
@@ -80,7 +80,7 @@ def compare(planned: Sequence[Planned], path: Path) -> tuple[list[dict[str, Cell
             row["measured MB"] = measured.head_bytes / 1e6
             row["memory error %"] = 100 * (predicted.head_bytes / measured.head_bytes - 1)
         rows.append(row)
-        print(", ".join(f"{name} {text(cell)}" for name, cell in row.items()), flush=True)
+        print(f"{each.name}: {float(row['error %']):+.1f} %", flush=True)
     worst = max(abs(float(row["error %"])) for row in rows) / 100
     memory = [abs(float(row["memory error %"])) for row in rows if row["memory error %"] != ""]
     notes = [
