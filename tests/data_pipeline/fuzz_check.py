@@ -14,6 +14,7 @@ Worker processes import this module again, so what is slow to import is imported
 import argparse
 import ctypes
 import faulthandler
+import gc
 import io
 import json
 import math
@@ -49,7 +50,10 @@ from tests.data_pipeline.pictures import encoded, jpeg, people, pixels
 
 CASE_SECONDS = 30  # a thousand times what one takes
 STRETCH = 250  # cases between two looks at the memory
-GROWTH_MIB = 64  # of what a process holds after a stretch, from the first half to the second
+# Of what a process holds after a stretch, from the first half to the second. A decoder keeps a
+# buffer or two of its largest image for each kind of file: 48 MiB each where a mutated header asks
+# for all that is allowed.
+GROWTH_MIB = {"tars": 64, "indexes": 64, "images": 128}
 SIDE = 16
 DECODED = {"cmyk", "sixteen_bit"}  # warnings
 
@@ -333,6 +337,7 @@ class _Stretch:
         if self.kind == "images":
             _grow_buffers()
         outcomes = KINDS[self.kind](numbers, seed=self.seed)
+        gc.collect()
         ctypes.CDLL(None).malloc_trim(0)  # what the allocator keeps for later is no leak
         status = Path("/proc/self/status").read_text()
         return outcomes, int(re.findall(r"VmRSS:\s*(\d+) kB", status)[0]) >> 10
@@ -376,7 +381,7 @@ def main() -> None:
         outcomes, held = run(kind, numbers, seed=options.seed, workers=options.workers)
         half = (len(held) + 1) // 2
         first, last = max(held[:half]), max(held[half:], default=held[0])
-        assert last - first <= GROWTH_MIB, f"{kind}: it grew from {first} to {last} MiB"
+        assert last - first <= GROWTH_MIB[kind], f"{kind}: it grew from {first} to {last} MiB"
         told = ", ".join(f"{name} {count:,}" for name, count in outcomes.most_common())
         rows.append(
             {"what": kind, "cases": options.cases, "most MiB held in each half": f"{first}, {last}"}
