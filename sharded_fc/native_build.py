@@ -1,4 +1,4 @@
-"""Builds native_*.cpp for this CPU at first use and keeps the result in the user's cache folder.
+"""Builds C++ sources for this CPU at first use and keeps the result in the user's cache folder.
 
 Nothing needs it: without a compiler, or where anything goes wrong, there is one line in the log and
 torch does the same work. Nobody else may write the folder, and a library in it is
@@ -15,14 +15,12 @@ import stat
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import torch
 
-FOLDER = Path(__file__).parent
-SOURCES = tuple(FOLDER / f"native_{name}.cpp" for name in ("rows", "tile", "draw", "near"))
-HEADER = FOLDER / "native_types.h"
 SWITCH = "FACESCALE_NATIVE"
 """Set to 0 in the environment, nothing is built or used."""
 
@@ -40,45 +38,54 @@ _BUILD_TIMEOUT_S = 120  # two seconds on an idle machine
 logger = logging.getLogger(__name__)
 
 
-def library() -> ctypes.CDLL | None:
-    """The compiled library, or None where there is none; builds it in some four seconds."""
-    return None if os.environ.get(SWITCH) == "0" else _loaded()
+@dataclass(frozen=True, kw_only=True)
+class Native:
+    """C++ sources with one header, and the library they become."""
+
+    name: str
+    """What the library's file is called by, before its hash."""
+    user: str
+    """Who runs in torch alone where there is no library: the log's words."""
+    sources: tuple[Path, ...]
+    header: Path
+
+    def library(self) -> ctypes.CDLL | None:
+        """The compiled library, or None where there is none; builds it in some seconds."""
+        return None if os.environ.get(SWITCH) == "0" else _loaded(self)
+
+    def version(self) -> str | None:
+        """What the compiled library was made from, as a hash; None where there is none.
+
+        Its results may differ from torch's, and from another compiler's, in their last bits.
+        """
+        code = self.library()
+        return None if code is None else Path(code._name).stem.removeprefix(f"{self.name}-")
+
+    def load(self) -> ctypes.CDLL | None:
+        """Load the library from the cache folder, after building it if it is not there."""
+        try:
+            return ctypes.CDLL(str(_built(self)))
+        except (OSError, subprocess.SubprocessError) as error:
+            reason = str(getattr(error, "stderr", None) or error).strip()
+            logger.info("%s in torch alone: no native code, %s", self.user, reason)
+            return None
 
 
-def version() -> str | None:
-    """What the compiled library was made from, as a hash; None where there is none.
-
-    Its results may differ from torch's, and from another compiler's, in their last bits.
-    """
-    code = library()
-    return None if code is None else Path(code._name).stem.removeprefix("head-")
+_loaded = cache(Native.load)
 
 
-def load() -> ctypes.CDLL | None:
-    """Load the library from the cache folder, after building it if it is not there."""
-    try:
-        return ctypes.CDLL(str(_built()))
-    except (OSError, subprocess.SubprocessError) as error:
-        reason = getattr(error, "stderr", None) or error
-        logger.info("the head runs in torch alone: no native code, %s", str(reason).strip())
-        return None
-
-
-_loaded = cache(load)
-
-
-def _built() -> Path:
+def _built(native: Native) -> Path:
     compiler = shutil.which("g++")
     if sys.platform != "linux" or compiler is None:
         raise OSError("it takes g++ on Linux")
     threads = _openmp_of_torch()
     folder = _private_folder()
-    path = folder / f"head-{_name(Path(compiler), threads)}.so"
+    path = folder / f"{native.name}-{_hash(native, Path(compiler), threads)}.so"
     if not path.exists():
         # Beside the target and renamed: other processes see a whole library or none.
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            compiled = [Path(scratch) / f"{source.stem}.o" for source in SOURCES]
-            for source, to in zip(SOURCES, compiled, strict=True):
+            compiled = [Path(scratch) / f"{source.stem}.o" for source in native.sources]
+            for source, to in zip(native.sources, compiled, strict=True):
                 _run(compiler, *_FLAGS, "-fopenmp", "-c", source, "-o", to)
             linked = Path(scratch) / "linked.so"
             # Without -fopenmp, which would name another copy of the thread library.
@@ -92,10 +99,10 @@ def _run(*command: str | Path) -> None:
     subprocess.run(command, check=True, capture_output=True, text=True, timeout=_BUILD_TIMEOUT_S)
 
 
-def _name(compiler: Path, threads: Path) -> str:
+def _hash(native: Native, compiler: Path, threads: Path) -> str:
     """A hash of all that the library is made from: source, flags, compiler, threads and CPU."""
     made_from = [
-        *(file.read_text() for file in (*SOURCES, HEADER)),
+        *(file.read_text() for file in (*native.sources, native.header)),
         *_FLAGS,
         torch.__version__,
         _cpu(),

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from sharded_fc.native_build import library
+from sharded_fc.native_code import library
 
 
 class _Network(ctypes.Structure):

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sharded_fc.native_build import library
+from sharded_fc.native_code import library
 from sharded_fc.sampling.lists import Lists
 
 _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}

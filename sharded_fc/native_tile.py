@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sharded_fc.native_build import library
+from sharded_fc.native_code import library
 from sharded_fc.tile import CONFLICTS, HIGHEST, SHIFT, TOTAL, Rules, Weights
 
 _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}

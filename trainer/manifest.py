@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from sharded_fc import native_build
+from sharded_fc import native_code
 from trainer.errors import RunError
 from trainer.tensor_file import FileFacts, facts, write_durably
 
@@ -76,7 +76,7 @@ class Manifest:
 def surroundings() -> dict[str, Any]:
     """What else a bit-equal resume depends on: this process's threads, processor, versions."""
     versions = {name: _version(name) for name in DISTRIBUTIONS}
-    versions["compiled head"] = native_build.version() or "absent"
+    versions["compiled head"] = native_code.version() or "absent"
     return {
         "threads": torch.get_num_threads(),
         "instruction_set": instruction_set(),

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from sharded_fc import native, native_build
+from sharded_fc import native, native_code
 from sharded_fc.initial import initial_rows
-from sharded_fc.native_build import SWITCH, library, load
+from sharded_fc.native_build import SWITCH, Native
+from sharded_fc.native_code import HEAD, library
 from sharded_fc.optimizer import Optimizer
 from sharded_fc.storage import RowSlice
 from tests.sharded_fc.test_optimizer import OPTIMIZERS, as_bytes, rows_of, step_once
@@ -28,10 +29,16 @@ def compiled(monkeypatch) -> ctypes.CDLL:
 
 
 @pytest.fixture
+def small(tmp_path) -> Native:
+    """Sources that compile at once."""
+    source = tmp_path / "small.cpp"
+    source.write_text('extern "C" int answer() { return 42; }')
+    return Native(name="small", user="the test runs", sources=(source,), header=HEAD.header)
+
+
+@pytest.fixture
 def cache(monkeypatch, tmp_path) -> Path:
-    """An empty cache folder of this test alone, for a source that compiles at once."""
-    (tmp_path / "small.cpp").write_text('extern "C" int answer() { return 42; }')
-    monkeypatch.setattr(native_build, "SOURCES", (tmp_path / "small.cpp",))
+    """An empty cache folder of this test alone."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return tmp_path / "facescale"
 
@@ -168,22 +175,22 @@ def test_the_switch_turns_everything_off(monkeypatch):
 
 
 @pytest.mark.usefixtures("compiled")
-def test_builders_at_once_leave_one_private_library_that_is_then_kept(cache):
+def test_builders_at_once_leave_one_private_library_that_is_then_kept(small, cache):
     with ThreadPoolExecutor(2) as builders:
-        built_at_once = list(builders.map(lambda _: load(), range(2)))
+        built_at_once = list(builders.map(lambda _: small.load(), range(2)))
     assert [code and code.answer() for code in built_at_once] == [42, 42]
     (built,) = cache.iterdir()
     assert stat.S_IMODE(cache.stat().st_mode) == 0o700
     assert stat.S_IMODE(built.stat().st_mode) == 0o700
     written = built.stat().st_mtime_ns
-    assert load() is not None
+    assert small.load() is not None
     assert built.stat().st_mtime_ns == written
 
 
 def test_the_version_names_the_library_and_is_none_without_it(monkeypatch, compiled):
-    assert Path(compiled._name).stem == f"head-{native_build.version()}"
+    assert Path(compiled._name).stem == f"head-{native_code.version()}"
     monkeypatch.setenv(SWITCH, "0")
-    assert native_build.version() is None
+    assert native_code.version() is None
 
 
 def test_no_second_thread_library_is_loaded(compiled):
@@ -197,40 +204,42 @@ def test_no_second_thread_library_is_loaded(compiled):
     assert len(loaded) == 1
 
 
-def refusals(caplog) -> list[str]:
+def refusals(small, caplog) -> list[str]:
     with caplog.at_level(logging.INFO, logger="sharded_fc.native_build"):
-        assert load() is None
+        assert small.load() is None
     return [record.getMessage() for record in caplog.records]
 
 
-def test_without_a_compiler_one_line_says_so(cache, monkeypatch, caplog):
+def test_without_a_compiler_one_line_says_so(small, cache, monkeypatch, caplog):
     monkeypatch.setenv("PATH", str(cache))
-    assert refusals(caplog) == [
-        "the head runs in torch alone: no native code, it takes g++ on Linux"
+    assert refusals(small, caplog) == [
+        "the test runs in torch alone: no native code, it takes g++ on Linux"
     ]
 
 
-def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(cache, monkeypatch, caplog):
+def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(small, cache, monkeypatch, caplog):
     binaries = cache.parent / "bin"
     binaries.mkdir()
     (binaries / "g++").write_text("#!/bin/sh\necho 'no space left' >&2\nexit 1\n")
     (binaries / "g++").chmod(0o755)
     monkeypatch.setenv("PATH", str(binaries))
-    assert refusals(caplog) == ["the head runs in torch alone: no native code, no space left"]
+    assert refusals(small, caplog) == [
+        "the test runs in torch alone: no native code, no space left"
+    ]
     assert not list(cache.iterdir())
 
 
 @pytest.mark.usefixtures("compiled")
-def test_a_folder_that_others_can_write_is_refused(cache, caplog):
+def test_a_folder_that_others_can_write_is_refused(small, cache, caplog):
     cache.mkdir()
     cache.chmod(0o777)
-    (line,) = refusals(caplog)
+    (line,) = refusals(small, caplog)
     assert "is not this user's alone; chmod 700 it, or set XDG_CACHE_HOME" in line
 
 
 @pytest.mark.usefixtures("compiled")
-def test_a_link_to_a_folder_is_refused(cache, tmp_path, caplog):
+def test_a_link_to_a_folder_is_refused(small, cache, tmp_path, caplog):
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     cache.symlink_to(tmp_path / "elsewhere")
-    (line,) = refusals(caplog)
+    (line,) = refusals(small, caplog)
     assert "is not this user's alone" in line

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from sharded_fc import native_tile, tile
 from sharded_fc.margins import HardNegatives
-from sharded_fc.native_build import SWITCH, library
+from sharded_fc.native_build import SWITCH
+from sharded_fc.native_code import library
 from sharded_fc.tile import CONFLICTS, HIGHEST, MEASURES, SHIFT, TOTAL, Rules, Weights
 
 SCALE = 32.0

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sharded_fc import native_build
+from sharded_fc import native_code
 from trainer import manifest
 from trainer.manifest import DamagedError, Manifest
 from trainer.tensor_file import FileFacts
@@ -111,9 +111,9 @@ def test_differences_name_what_a_bit_equal_resume_depends_on():
 
 
 def test_compiled_code_that_is_there_or_not_is_a_difference(monkeypatch):
-    monkeypatch.setattr(native_build, "version", lambda: "a1")
+    monkeypatch.setattr(native_code, "version", lambda: "a1")
     with_code = example(versions=manifest.surroundings()["versions"])
-    monkeypatch.setattr(native_build, "version", lambda: None)
+    monkeypatch.setattr(native_code, "version", lambda: None)
     assert with_code.differences(world_size=2) == ["version of compiled head was a1, now absent"]
 
 
