@@ -1,0 +1,1 @@
+"""Layers' compiled code for a CPU; each has its twin in torch."""

@@ -1,0 +1,18 @@
+"""The layers' compiled code: where its sources are, and the library they were built into."""
+
+from pathlib import Path
+
+from sharded_fc.native_build import Native
+
+_FOLDER = Path(__file__).parent
+_SOURCES: tuple[str, ...] = ()
+
+LAYERS = Native(
+    name="layers",
+    user="DRConv and TVConv run",
+    sources=tuple(_FOLDER / f"{name}.cpp" for name in _SOURCES),
+    header=_FOLDER / "vectors.h",
+)
+
+library = LAYERS.library
+version = LAYERS.version

@@ -1,0 +1,46 @@
+// What the layers' sources know: vectors as wide as this CPU's registers.
+
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+#elif defined(__AVX__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
+
+// Numbers anywhere in memory, LANES of them at a time.
+typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+inline Vector load(const float* from) { return *reinterpret_cast<const Vector*>(from); }
+inline void store(float* to, Vector value) { *reinterpret_cast<Vector*>(to) = value; }
+
+// The first `count` lanes; the others are zero, and are not read or written.
+inline Vector load_some(const float* from, int64_t count) {
+    float lanes[LANES] = {};
+    std::memcpy(lanes, from, 4 * std::min<int64_t>(count, LANES));
+    return load(lanes);
+}
+inline void store_some(float* to, Vector value, int64_t count) {
+    float lanes[LANES];
+    store(lanes, value);
+    std::memcpy(to, lanes, 4 * std::min<int64_t>(count, LANES));
+}
+
+// The right half onto the left, until one number is left.
+inline float sum(Vector value) {
+    float lanes[LANES];
+    store(lanes, value);
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; ++i) lanes[i] += lanes[half + i];
+    return lanes[0];
+}
+
+}  // namespace
