@@ -46,11 +46,19 @@ inline uint64_t mix(uint64_t key) {
 
 inline uint64_t extend(uint64_t key, uint64_t value) { return mix(key + value * GOLDEN); }
 
-inline uint16_t narrow_bfloat16(float value, uint32_t chance) {
-    uint32_t bits = bits_as<uint32_t>(value), magnitude = bits & 0x7FFFFFFF;
-    // Finite values saturate; infinity and NaN, quiet after any arithmetic, are their own bound.
-    uint32_t rounded = std::min(magnitude + chance, std::max(magnitude, 0x7F7FFFFFu));
-    return uint16_t((rounded | (bits & 0x80000000)) >> 16);
+using Half [[gnu::may_alias]] = uint16_t;
+
+// Of each float the upper half is kept; the lower one's sum with `chance` may carry one into it.
+inline void narrow_bfloat16(const float* from, const Half* __restrict chance, int64_t count,
+                            uint16_t* __restrict to) {
+    static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__);
+    const Half* __restrict halves = reinterpret_cast<const Half*>(from);
+    for (int64_t c = 0; c < count; ++c) {
+        const uint16_t low = halves[2 * c], high = halves[2 * c + 1];
+        const bool carried = uint16_t(low + chance[c]) < low;
+        // Finite values saturate; infinity and NaN, quiet after any arithmetic, stay.
+        to[c] = uint16_t(high + (carried & ((high & 0x7FFF) < 0x7F7F)));
+    }
 }
 
 // For finite values; the others are `special_float16`.
@@ -99,10 +107,10 @@ public:
             std::memcpy(static_cast<float*>(table.data) + row * dim_, from, 4 * dim_);
             return;
         }
-        const Chance* __restrict chance = draw(extend(table.key, uint64_t(global_row)));
+        const Half* __restrict chance = draw(extend(table.key, uint64_t(global_row)));
         uint16_t* __restrict to = static_cast<uint16_t*>(table.data) + row * dim_;
         if (table.type == BFLOAT16)
-            for (int64_t c = 0; c < dim_; ++c) to[c] = narrow_bfloat16(from[c], chance[c]);
+            narrow_bfloat16(from, chance, dim_, to);
         else if (all_finite(from, dim_))
             for (int64_t c = 0; c < dim_; ++c) to[c] = narrow_float16(from[c], chance[c]);
         else
@@ -113,11 +121,10 @@ public:
 
 private:
     // Sixteen random bits for each column of a row: four columns share a hash.
-    using Chance [[gnu::may_alias]] = uint16_t;
-    const Chance* draw(uint64_t row_key) {
+    const Half* draw(uint64_t row_key) {
         uint64_t* __restrict hash = hashes_.get();
         for (int64_t group = 0; group < groups_; ++group) hash[group] = extend(row_key, group);
-        return reinterpret_cast<const Chance*>(hash);
+        return reinterpret_cast<const Half*>(hash);
     }
 
     int64_t dim_, groups_, lines_;

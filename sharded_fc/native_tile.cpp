@@ -213,6 +213,7 @@ extern "C" void measure_rows(const void* table, Type type, const int64_t* index,
                              int64_t dim, float shortest, float* inverse_norm, void* copy,
                              Type copy_type, int64_t threads) {
     const int count = rows * dim < GRAIN ? 1 : int(threads);
+    const bool halves = copy && type == FLOAT16 && copy_type == BFLOAT16;
 #pragma omp parallel num_threads(count)
     {
         std::unique_ptr<float[]> buffer(new float[dim]);
@@ -220,7 +221,7 @@ extern "C" void measure_rows(const void* table, Type type, const int64_t* index,
         for (int64_t row = 0; row < rows; ++row) {
             const int64_t start = (index ? index[row] : row) * dim;
             const float* wide = static_cast<const float*>(table) + start;
-            if (type != FLOAT32) {
+            if (type != FLOAT32 && (inverse_norm || !halves)) {
                 widen(table, type, start, dim, buffer.get());
                 wide = buffer.get();
             }
@@ -228,7 +229,10 @@ extern "C" void measure_rows(const void* table, Type type, const int64_t* index,
                 const float norm = length(wide, dim);
                 inverse_norm[row] = norm <= shortest ? 0.0f : 1.0f / norm;
             }
-            if (copy && copy_type == FLOAT32)
+            if (halves)
+                float16_to_bfloat16(static_cast<const uint16_t*>(table) + start, dim,
+                                    static_cast<uint16_t*>(copy) + row * dim);
+            else if (copy && copy_type == FLOAT32)
                 std::memcpy(static_cast<float*>(copy) + row * dim, wide, 4 * dim);
             else if (copy)
                 round_bfloat16(wide, dim, static_cast<uint16_t*>(copy) + row * dim);

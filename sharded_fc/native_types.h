@@ -69,4 +69,19 @@ inline void widen(const void* from, Type type, int64_t start, int64_t count,
     }
 }
 
+// float16 `bits` as bfloat16: none becomes a denormal float, which the instruction would flush.
+inline void float16_to_bfloat16(const uint16_t* __restrict bits, int64_t count,
+                                uint16_t* __restrict to) {
+    int64_t i = 0;
+#ifdef __AVX512BF16__
+    for (; i + 16 <= count; i += 16) {
+        const __m512 wide = _mm512_cvtph_ps(
+            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bits + i)));
+        const __m256bh rounded = _mm512_cvtneps_pbh(wide);
+        std::memcpy(to + i, &rounded, sizeof rounded);
+    }
+#endif
+    for (; i < count; ++i) to[i] = nearest_bfloat16(widen_float16(bits[i]));
+}
+
 }  // namespace
