@@ -10,13 +10,12 @@ step.
 
 Last comes a mapped head of `--limited-dim` columns under a memory limit of `--limit-gib` GiB, page
 cache included, in blocks of 16 classes: its step beside the time that its bytes take at the disk's
-measured rate plus a step over as many rows in memory. `systemd-run` sets the limit, or what else
-`--limiter` names to come before a command; where it cannot, the reason is told.
+measured rate plus a step over as many rows in memory (`memory_limit` says how the limit is set, or
+why it cannot be).
 """
 
 import argparse
 import json
-import shlex
 import shutil
 import subprocess
 import sys
@@ -75,14 +74,11 @@ def compare(options: argparse.Namespace) -> tuple[list[dict[str, Cell]], list[st
 def limited(options: argparse.Namespace, rows: list[dict[str, Cell]]) -> list[str]:
     """The mapped head under a memory limit, as a row; notes of it, or why there is none."""
     case = _case(options, "mapped", 10, dim=options.limited_dim, block=16)
-    usual = f"systemd-run --scope --quiet -p MemoryMax={options.limit_gib}G"
-    limit = shlex.split(options.limiter or usual)
-    left_out = f"under {options.limit_gib} GiB: not run"
-    if shutil.which(limit[0]) is None:
-        return [f"{left_out}, for there is no {limit[0]} to set the limit"]
+    limit = [sys.executable, "-m", "tests.benchmarks.memory_limit", str(options.limit_gib)]
     tried = subprocess.run([*limit, "true"], check=False, text=True, capture_output=True)
     if tried.returncode:
-        return [f"{left_out}, for {limit[0]} says: {' '.join(tried.stderr.split())}"]
+        reason = " ".join(tried.stderr.split())
+        return [f"under {options.limit_gib} GiB: not run, for no limit can be set: {reason}"]
     found = run(case, *limit)
     rows.append(_row(case, found) | {"head": f"{case.name}, {options.limit_gib} GiB"})
     in_memory = replace(case, classes=case.taken, per_mille=1000, rows="device")
@@ -151,7 +147,6 @@ def main() -> None:
     flags.add_argument("--untouched", default="frozen", choices=["frozen", "caught_up"])
     flags.add_argument("--full", action="store_true", help="one step over all classes, too")
     flags.add_argument("--folder", type=Path, default=None, help="where tables lie; removed")
-    flags.add_argument("--limiter", help="a command that runs the rest of its line with the limit")
     options = flags.parse_args()
     rows, notes = compare(options)
     sizes = f"{options.classes:,} classes, batch {options.batch}, blocks of {options.block}"
