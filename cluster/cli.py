@@ -18,6 +18,7 @@ from cluster import (
     data_import,
     data_index,
     job_commands,
+    models_command,
     plan_command,
     run_commands,
 )
@@ -50,7 +51,7 @@ def build() -> SubcommandApp:
     app.command(run_commands.verify)
     app.command(run_commands.baselines)
     app.command(run_commands.report)
-    app.command(run_commands.models)
+    app.command(models_command.models)
     app.command(cluster, name="cluster", help="The local Ray that jobs without an address use.")
     return app
 

@@ -1,6 +1,5 @@
-"""`facescale train`, `verify`, `baselines`, `report` and `models`: runs on this machine."""
+"""`facescale train`, `verify`, `baselines` and `report`: runs on this machine."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -89,33 +88,6 @@ def report(folder: Positional[Path], /, *, json: bool = False) -> int:
         raise RunError(f"{folder} is not a run folder: it has no run.yaml")
     show({"report": str(write(folder))}, as_json=json)
     return Exit.OK
-
-
-@errors_in_one_line
-def models(*, json: bool = False) -> int:
-    """List the backbones: parameters, multiply-adds, paper.
-
-    Args:
-        json: print the result as JSON
-    """
-    from trainer.backbones.table import BACKBONES
-
-    if json:
-        show({row.name: _row(row) for row in BACKBONES.values()}, as_json=True)
-        return Exit.OK
-    for row in BACKBONES.values():
-        sys.stdout.write(
-            f"{row.name:<16}{row.parameters / 1e6:>7.2f} M parameters"
-            f"{row.multiply_adds / 1e6:>9.1f} M multiply-adds at"
-            f" {row.image_size[0]} x {row.image_size[1]}  {row.embedding_dim}-d  {row.paper}\n"
-        )
-    return Exit.OK
-
-
-def _row(row: Any) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return asdict(row)
 
 
 def _for_a_terminal(result: dict[str, Any]) -> dict[str, Any]:

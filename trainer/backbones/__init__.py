@@ -25,6 +25,7 @@ def build(
     chosen = table.row(name)
     module, builder = chosen.builder.split(":")
     return getattr(import_module(module), builder)(
+        **chosen.arguments,
         embedding_dim=chosen.embedding_dim if embedding_dim is None else embedding_dim,
         image_size=table.image_shape(chosen.image_size if image_size is None else image_size),
     )

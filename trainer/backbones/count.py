@@ -1,16 +1,25 @@
 """Parameters and multiply-adds of a network, part by part.
 
-Convolutions and linear layers only, bias not counted, as papers count; a batch of one on torch's
-meta device, so nothing is computed.
+Convolutions, linear layers and what else a layer says of itself, bias not counted, as papers count;
+a batch of one on torch's meta device, so nothing is computed.
 """
 
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+
+
+@runtime_checkable
+class CountsItself(Protocol):
+    """A layer with products that are no convolution or linear layer inside it."""
+
+    def multiply_adds(self, image: Tensor, /) -> int:
+        """Of those products, for this input."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,17 +36,19 @@ def count(network: nn.Module, image_size: tuple[int, int]) -> dict[str, Cost]:
     multiply_adds: dict[str, int] = {}
 
     def counter(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def add(layer: nn.Module, _inputs: object, output: Tensor) -> None:
-            assert isinstance(layer, nn.Conv2d | nn.Linear)
-            # Every output value is one dot product with a row of the weight.
-            cost = output.numel() * layer.weight[0].numel()
+        def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            cost = 0
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                # Every output value is one dot product with a row of the weight.
+                cost += output.numel() * layer.weight[0].numel()
+            if isinstance(layer, CountsItself):
+                cost += layer.multiply_adds(*inputs)
             multiply_adds[name] = multiply_adds.get(name, 0) + cost
 
         return add
 
     for name, layer in shadow.named_modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            layer.register_forward_hook(counter(name))
+        layer.register_forward_hook(counter(name))
     with torch.no_grad():
         shadow(torch.empty(1, 3, *image_size, device="meta"))
     parts = {

@@ -1,6 +1,6 @@
 """The demo's network: small enough to learn synthetic faces on two CPU cores in two minutes.
 
-Four convolutions of stride two, each but the first followed by a residual block, and a global
+Four convolutions of stride two, the last two followed by a residual block, and a global
 depthwise convolution as in MobileFaceNet, so that each place of the face keeps its own weights. It
 is no published network and claims no figure on real faces.
 """
@@ -14,6 +14,11 @@ from trainer.layers.init import initialise
 CHANNELS = (24, 48, 96, 192)  # after each halving
 
 
+def halving(inputs: int, outputs: int) -> nn.Sequential:
+    """A 3x3 convolution of stride two."""
+    return conv_norm(inputs, outputs, 3, stride=2, padding=1)
+
+
 class Residual(nn.Module):
     """Two 3x3 convolutions added to their input."""
 
@@ -21,7 +26,7 @@ class Residual(nn.Module):
         super().__init__()
         self.body = nn.Sequential(
             conv_norm(channels, channels, 3, padding=1),
-            conv_norm(channels, channels, 3, padding=1, activation=False),
+            conv_norm(channels, channels, 3, padding=1, activation=None),
         )
         self.activation = nn.PReLU(channels)
 
@@ -37,18 +42,15 @@ class FaceNetSmall(nn.Module):
 
     def __init__(self, *, embedding_dim: int, image_size: tuple[int, int]) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        inputs = 3
-        for place, channels in enumerate(CHANNELS):
-            layers.append(conv_norm(inputs, channels, 3, stride=2, padding=1))
-            if place > 1:
-                layers.append(Residual(channels))
-            inputs = channels
-        self.body = nn.Sequential(*layers)
+        first, second, third, fourth = CHANNELS
+        self.stage1 = halving(3, first)
+        self.stage2 = halving(first, second)
+        self.stage3 = nn.Sequential(halving(second, third), Residual(third))
+        self.stage4 = nn.Sequential(halving(third, fourth), Residual(fourth))
         height, width = image_size
         self.embedding = nn.Sequential(
-            GlobalConv(inputs, map_size=(height // 16, width // 16), groups=inputs),
-            conv_norm(inputs, embedding_dim, activation=False),
+            GlobalConv(fourth, map_size=(height // 16, width // 16), groups=fourth),
+            conv_norm(fourth, embedding_dim, activation=None),
             nn.Flatten(),
         )
         initialise(self)
@@ -57,4 +59,5 @@ class FaceNetSmall(nn.Module):
         self, image: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch embedding"]:
         """Embeddings, not normalised."""
-        return self.embedding(self.body(image))
+        features = self.stage4(self.stage3(self.stage2(self.stage1(image))))
+        return self.embedding(features)

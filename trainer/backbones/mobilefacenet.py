@@ -7,33 +7,14 @@ of the last map sees more of the face than its corners do, so each position gets
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from trainer.layers.conv import GlobalConv, conv_norm
+from trainer.layers.conv import GlobalConv, conv_norm, depthwise
 from trainer.layers.init import initialise
+from trainer.layers.inverted_residual import InvertedResidual
 
-# Table 1: expansion t, output channels c, repeats n, stride of the first repeat s.
-BOTTLENECKS = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
+# Table 1, a stage at a time: expansion t, output channels c, repeats n, stride of the first s.
+STAGES = (((2, 64, 5, 2),), ((4, 128, 1, 2), (2, 128, 6, 1)), ((4, 128, 1, 2), (2, 128, 2, 1)))
 STEM_CHANNELS = 64
 LAST_CHANNELS = 512
-
-
-class Bottleneck(nn.Module):
-    """Widen by a 1x1, convolve each channel by a 3x3, narrow by a linear 1x1; add the input."""
-
-    def __init__(self, inputs: int, outputs: int, *, expansion: int, stride: int) -> None:
-        super().__init__()
-        width = inputs * expansion
-        self.body = nn.Sequential(
-            conv_norm(inputs, width),
-            conv_norm(width, width, 3, stride=stride, padding=1, groups=width),
-            conv_norm(width, outputs, activation=False),
-        )
-        self.residual = stride == 1 and inputs == outputs
-
-    def forward(
-        self, image: Float[Tensor, "batch channel height width"]
-    ) -> Float[Tensor, "batch out h w"]:
-        """The block's output, of half the height and width where its stride is two."""
-        return image + self.body(image) if self.residual else self.body(image)
 
 
 class MobileFaceNet(nn.Module):
@@ -41,23 +22,17 @@ class MobileFaceNet(nn.Module):
 
     def __init__(self, *, embedding_dim: int, image_size: tuple[int, int]) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            conv_norm(3, STEM_CHANNELS, 3, stride=2, padding=1),
-            conv_norm(STEM_CHANNELS, STEM_CHANNELS, 3, padding=1, groups=STEM_CHANNELS),
-        )
-        blocks: list[nn.Module] = []
         channels = STEM_CHANNELS
-        for expansion, outputs, repeats, stride in BOTTLENECKS:
-            for repeat in range(repeats):
-                first = stride if repeat == 0 else 1
-                blocks.append(Bottleneck(channels, outputs, expansion=expansion, stride=first))
-                channels = outputs
-        self.blocks = nn.Sequential(*blocks)
+        self.stem = conv_norm(3, channels, 3, stride=2, padding=1)
+        self.stage1 = depthwise(channels)
+        self.stage2, channels = _stage(channels, STAGES[0])
+        self.stage3, channels = _stage(channels, STAGES[1])
+        self.stage4, channels = _stage(channels, STAGES[2])
         height, width = image_size
         self.embedding = nn.Sequential(
             conv_norm(channels, LAST_CHANNELS),
             GlobalConv(LAST_CHANNELS, map_size=(height // 16, width // 16), groups=LAST_CHANNELS),
-            conv_norm(LAST_CHANNELS, embedding_dim, activation=False),
+            conv_norm(LAST_CHANNELS, embedding_dim, activation=None),
             nn.Flatten(),
         )
         initialise(self)
@@ -66,4 +41,16 @@ class MobileFaceNet(nn.Module):
         self, image: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch embedding"]:
         """One unnormalised embedding a face."""
-        return self.embedding(self.blocks(self.stem(image)))
+        features = self.stage2(self.stage1(self.stem(image)))
+        return self.embedding(self.stage4(self.stage3(features)))
+
+
+def _stage(inputs: int, rows: tuple[tuple[int, int, int, int], ...]) -> tuple[nn.Sequential, int]:
+    """The bottlenecks of some rows of the table, and how many channels they end with."""
+    blocks = []
+    for expansion, outputs, repeats, stride in rows:
+        for repeat in range(repeats):
+            width, first = inputs * expansion, stride if repeat == 0 else 1
+            blocks.append(InvertedResidual(inputs, outputs, width=width, stride=first))
+            inputs = outputs
+    return nn.Sequential(*blocks), inputs

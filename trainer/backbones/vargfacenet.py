@@ -29,7 +29,7 @@ def separable(
     groups = inputs // GROUP_CHANNELS
     return nn.Sequential(
         conv_norm(inputs, width, 3, stride=stride, padding=1, groups=groups, eps=EPS),
-        conv_norm(width, outputs, eps=EPS, activation=activation),
+        conv_norm(width, outputs, eps=EPS, activation="prelu" if activation else None),
     )
 
 
@@ -105,7 +105,7 @@ class VarGFaceNet(nn.Module):
     def __init__(self, *, embedding_dim: int, image_size: tuple[int, int]) -> None:
         super().__init__()
         channels = STEM_CHANNELS
-        self.head = nn.Sequential(
+        self.stage1 = nn.Sequential(
             conv_norm(3, channels, 3, padding=1, eps=EPS), HeadBlock(channels)
         )
         self.stage2 = stage(channels, NORMAL_BLOCKS[0])
@@ -131,5 +131,5 @@ class VarGFaceNet(nn.Module):
         self, image: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch embedding"]:
         """One unnormalised embedding a face."""
-        features = self.stage4(self.stage3(self.stage2(self.head(image))))
+        features = self.stage4(self.stage3(self.stage2(self.stage1(image))))
         return self.embedding(features)

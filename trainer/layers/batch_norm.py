@@ -24,13 +24,25 @@ class _BatchNorm(nn.Module):
 
     running_mean: Tensor
     running_var: Tensor
+    weight: Tensor
 
-    def __init__(self, num_features: int, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        learn_scale: bool = True,
+    ) -> None:
+        """A scale that is not learned stays 1, and is neither trained nor decayed."""
         super().__init__()
         self.num_features = num_features
         self.eps = eps
         self.momentum = momentum
-        self.weight = nn.Parameter(torch.ones(num_features))
+        if learn_scale:
+            self.weight = nn.Parameter(torch.ones(num_features))
+        else:
+            self.register_buffer("weight", torch.ones(num_features))
         self.bias = nn.Parameter(torch.zeros(num_features))
         self.register_buffer("running_mean", torch.zeros(num_features))
         self.register_buffer("running_var", torch.ones(num_features))

@@ -1,9 +1,13 @@
-"""The unit that backbones are made of: convolution, batch normalisation, PReLU."""
+"""The unit that backbones are made of: convolution, batch normalisation, activation."""
+
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from trainer.layers.batch_norm import BatchNorm2d
+
+Activation = Literal["prelu", "relu", "relu6"]
 
 
 def conv_norm(
@@ -15,18 +19,34 @@ def conv_norm(
     padding: int = 0,
     groups: int = 1,
     eps: float = 1e-5,
-    activation: bool = True,
+    activation: Activation | None = "prelu",
 ) -> nn.Sequential:
-    """Convolution without bias, BatchNorm, and a PReLU with one slope a channel if `activation`."""
+    """Convolution without bias, BatchNorm, and an activation; PReLU has one slope a channel."""
     layers: list[nn.Module] = [
         nn.Conv2d(
             inputs, outputs, kernel, stride=stride, padding=padding, groups=groups, bias=False
         ),
         BatchNorm2d(outputs, eps=eps),
     ]
-    if activation:
-        layers.append(nn.PReLU(outputs))
+    match activation:
+        case "prelu":
+            layers.append(nn.PReLU(outputs))
+        case "relu":
+            layers.append(nn.ReLU())
+        case "relu6":
+            layers.append(nn.ReLU6())
+        case None:
+            pass
     return nn.Sequential(*layers)
+
+
+def depthwise(
+    channels: int, *, stride: int = 1, activation: Activation | None = "prelu"
+) -> nn.Sequential:
+    """A 3x3 convolution of each channel by itself, with `conv_norm`'s company."""
+    return conv_norm(
+        channels, channels, 3, stride=stride, padding=1, groups=channels, activation=activation
+    )
 
 
 class GlobalConv(nn.Module):
@@ -37,18 +57,38 @@ class GlobalConv(nn.Module):
     ) -> None:
         super().__init__()
         self.map_size = map_size
-        self.body = conv_norm(
-            channels, channels, map_size, groups=groups, eps=eps, activation=False
-        )
+        self.body = conv_norm(channels, channels, map_size, groups=groups, eps=eps, activation=None)
 
     def forward(
         self, image: Float[Tensor, "batch channel height width"]
     ) -> Float[Tensor, "batch channel 1 1"]:
         """One value a channel; images of another size than the network's are refused."""
-        if image.shape[2:] != self.map_size:
-            built, got = ("x".join(map(str, size)) for size in (self.map_size, image.shape[2:]))
-            raise ValueError(
-                f"the network was built for images with a last map of {built} and got {got}; "
-                "build it with the image size of the data"
-            )
+        expect_map(image, self.map_size)
         return self.body(image)
+
+
+class FlattenMap(nn.Module):
+    """All values of a map of one size in a row, channel by channel."""
+
+    def __init__(self, map_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.map_size = map_size
+
+    def forward(
+        self, image: Float[Tensor, "batch channel height width"]
+    ) -> Float[Tensor, "batch values"]:
+        """The values; images of another size than the network's are refused."""
+        expect_map(image, self.map_size)
+        return image.flatten(1)
+
+
+def expect_map(
+    image: Float[Tensor, "batch channel height width"], map_size: tuple[int, int]
+) -> None:
+    """Refuse a last map of another size than the network was built for."""
+    if image.shape[2:] != map_size:
+        built, got = ("x".join(map(str, size)) for size in (map_size, image.shape[2:]))
+        raise ValueError(
+            f"the network was built for images with a last map of {built} and got {got}; "
+            "build it with the image size of the data"
+        )

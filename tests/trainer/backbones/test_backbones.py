@@ -1,0 +1,95 @@
+"""The networks learn with all their parameters, and fit the sizes they are asked for."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from trainer.backbones import build
+from trainer.errors import RunError
+
+KINDS = (
+    "mobilefacenet",
+    "mbf",
+    "vargfacenet",
+    "mobilenetv2_010",
+    "shufflenetv2_050",
+    "shufflenetv2_100_keep_left",
+    "iresnet18",
+    "vit_t",
+    "facenet_small",
+)
+"""One of each kind of network; the others have the same layers, more or wider."""
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("size", [(64, 64), (112, 96)])
+def test_another_image_size_gives_one_embedding_a_face(name, size):
+    network = build(name, embedding_dim=32, image_size=size).eval()
+    assert network(torch.zeros(2, 3, *size)).shape == (2, 32)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_parameter_learns(name):
+    torch.manual_seed(0)
+    network = build(name, embedding_dim=16, image_size=32)
+    embedding = network(torch.rand(4, 3, 32, 32) * 2 - 1)
+    embedding.square().sum(1).sub(torch.arange(4)).square().sum().backward()
+    assert [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_channels_last_gives_the_same_embeddings(name):
+    torch.manual_seed(0)
+    network = build(name, image_size=32).double().eval()
+    image = torch.rand(2, 3, 32, 32, dtype=torch.float64) * 2 - 1
+    expected = network(image)
+    other = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    got = other(image.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(got, expected)  # float64 defaults: another order of sums
+
+
+def test_first_weights_keep_the_scale_of_their_input_in_grouped_layers_too():
+    torch.manual_seed(0)
+    for layer in build("vargfacenet").modules():
+        if isinstance(layer, nn.Conv2d):
+            fan = layer.in_channels // layer.groups * math.prod(layer.kernel_size)
+            expected = math.sqrt(2 / (1 + 0.25**2) / fan)
+            # A sample deviation of n values is off by expected / sqrt(2n); five of those.
+            tolerance = 5 * expected / math.sqrt(2 * layer.weight.numel())
+            assert abs(float(layer.weight.detach().std()) - expected) < tolerance
+
+
+def test_first_weights_follow_torch_s_seed():
+    torch.manual_seed(3)
+    one = build("mobilefacenet", image_size=32).state_dict()
+    torch.manual_seed(3)
+    two = build("mobilefacenet", image_size=32).state_dict()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(
+        RunError, match=r"'mobilenet'; choose one of mobilefacenet, mobilefacenet_512"
+    ):
+        build("mobilenet")
+
+
+@pytest.mark.parametrize("size", [0, 100, (112, 100), -16])
+def test_a_size_that_does_not_divide_is_refused(size):
+    with pytest.raises(RunError, match="multiples of 16"):
+        build("mobilefacenet", image_size=size)
+
+
+@pytest.mark.parametrize("name", [n for n in KINDS if not n.startswith(("mobilenet", "shuffle"))])
+def test_images_of_another_size_than_the_network_s_are_refused(name):
+    with pytest.raises(ValueError, match=r"(last map of 2x2|3x3 patches) and got (3x3|5x5)"):
+        build(name, image_size=32).eval()(torch.zeros(1, 3, 48, 48))
+
+
+def test_the_table_needs_no_torch():
+    code = "import sys, trainer.backbones.table; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
