@@ -13,49 +13,41 @@ Worker processes import this module again, so what is slow to import is imported
 
 import argparse
 import ctypes
-import faulthandler
 import gc
 import io
 import json
-import math
 import re
 import sys
 import tarfile
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from data_pipeline.checking.check import check
 from data_pipeline.checking.findings import Findings
-from data_pipeline.checking.images import faults, thumbnail
 from data_pipeline.checking.tars import scan
 from data_pipeline.errors import DataError
-from data_pipeline.image_header import MAX_PIXELS, read_header
 from data_pipeline.index import Dataset
 from data_pipeline.index_file import INDEX, sha256_of
 from data_pipeline.pack import pack
 from data_pipeline.processes import map_in_order
 from data_pipeline.shards import BadSampleError, ShardReader
 from data_pipeline.sources.tars import survey
-from tests.data_pipeline.fuzz_foreign import mutated
-from tests.data_pipeline.pictures import encoded, jpeg, people, pixels
+from tests.data_pipeline.fuzz import check_message, guarded, mutated
+from tests.data_pipeline.fuzz_images import fuzz_images, grow_buffers
+from tests.data_pipeline.pictures import jpeg, people
 
-CASE_SECONDS = 30  # a thousand times what one takes
 STRETCH = 250  # cases between two looks at the memory
 # Of what a process holds after a stretch, from the first half to the second. A decoder keeps a
 # buffer or two of its largest image for each kind of file: 48 MiB each where a mutated header asks
 # for all that is allowed.
 GROWTH_MIB = {"tars": 64, "indexes": 64, "images": 128}
-SIDE = 16
-DECODED = {"cmyk", "sixteen_bit"}  # warnings
 
 _TAR_TOKENS = (
     *(kind + b"ustar\x0000" for kind in (b"0", b"1", b"2", b"3", b"5", b"L", b"x", b"g", b"S")),
@@ -82,21 +74,6 @@ _INDEX_TOKENS = (
     b", ",
 )
 _RECORD_TOKENS = (b"\xff" * 8, b"\0" * 8, b"\x80", b"\x7f" + b"\xff" * 7)
-_IMAGE_TOKENS = (
-    b"\xff\xd8",
-    b"\xff\xd9",
-    b"\xff\xda",
-    b"\xff\xc4",
-    b"\xff\xc2",
-    b"\xff\xff",
-    b"\x0f\xff\x0f\xff",
-    b"\x00\x00",
-    b"IDAT",
-    b"IEND",
-    b"tRNS",
-    b"VP8X",
-    b"ALPH",
-)
 
 
 def fuzz_tars(numbers: range, *, seed: int) -> Counter[str]:
@@ -106,13 +83,13 @@ def fuzz_tars(numbers: range, *, seed: int) -> Counter[str]:
         generator = np.random.default_rng((0, seed, number))
         base = _tars()[int(generator.integers(len(_tars())))]
         content = mutated(base, generator, _TAR_TOKENS)
-        with _guarded("tar", number):
+        with guarded("tar", number):
             scanned = scan(io.BytesIO(content), "t.tar")
             _tell(outcomes, scanned.findings)
             try:
                 outcomes["samples indexed"] += len(survey(io.BytesIO(content)).records)
             except DataError as error:
-                _check_message(str(error))
+                check_message(str(error))
                 outcomes["tar refused"] += 1
                 assert "damaged_tar" in scanned.findings.counts, "the check missed it"
     return outcomes
@@ -128,7 +105,7 @@ def fuzz_indexes(numbers: range, *, seed: int) -> Counter[str]:
         for number in numbers:
             generator = np.random.default_rng((1, seed, number))
             name, told = _change(folder, sound, generator)
-            with _guarded("index", number):
+            with guarded("index", number):
                 report = check(str(folder))
                 _tell(outcomes, report.findings)
                 read = _read(folder)
@@ -138,38 +115,6 @@ def fuzz_indexes(numbers: range, *, seed: int) -> Counter[str]:
                     assert report.errors, f"{name} ({told}): {read}"
             for changed in (name, INDEX):
                 (folder / changed).write_bytes(sound[changed])
-    return outcomes
-
-
-def fuzz_images(numbers: range, *, seed: int) -> Counter[str]:
-    """Outcomes of images: looked at, shown small, and decoded as in training."""
-    from data_pipeline.augment import Augmentation
-    from data_pipeline.decode import UndecodableError
-
-    decoder = _decoder()
-    zeros = np.zeros(1, np.int64)
-    unchanged = Augmentation().parameters(zeros, zeros)
-    outcomes: Counter[str] = Counter()
-    for number in numbers:
-        generator = np.random.default_rng((2, seed, number))
-        base = _images()[int(generator.integers(len(_images())))]
-        content = mutated(base, generator, _IMAGE_TOKENS)
-        with _guarded("image", number):
-            found = [fault.kind for fault in faults(content, any_form=bool(number % 2))]
-            outcomes.update(found or ["sound"])
-            outcomes["shown"] += thumbnail(content) is not None
-            header = read_header(content)
-            if header is None or header.pixels > MAX_PIXELS:
-                outcomes["never decoded"] += 1
-                continue
-            decoder.submit([content], unchanged)
-            try:
-                decoder.collect()
-                outcomes["decoded"] += 1
-            except UndecodableError:
-                outcomes["not decoded"] += 1
-                outcomes["not decoded but found sound"] += not set(found) - DECODED
-    decoder.close()
     return outcomes
 
 
@@ -201,62 +146,6 @@ def _tars() -> list[bytes]:
     return contents
 
 
-@cache
-def _images() -> list[bytes]:
-    picture = Image.fromarray(pixels(1, SIDE))
-    return [
-        jpeg(1, SIDE),
-        encoded(picture, progressive=True),
-        encoded(picture, subsampling="4:2:0", restart_marker_blocks=1),
-        encoded(picture.convert("L")),
-        encoded(picture.convert("CMYK")),
-        encoded(picture, "PNG"),
-        encoded(picture.convert("P"), "PNG"),
-        encoded(picture.convert("I;16"), "PNG"),
-        encoded(picture, "WEBP"),
-        encoded(picture, "WEBP", lossless=True),
-    ]
-
-
-def _decoder() -> Any:
-    from data_pipeline.augment import Augmentation
-    from data_pipeline.decode import Decoder
-
-    return Decoder(
-        batch_size=1,
-        image_size=SIDE,
-        augmentation=Augmentation(),
-        resizes=True,
-        device="cpu",
-        threads=1,
-    )
-
-
-@cache
-def _grow_buffers() -> None:
-    """Decode the largest images allowed: this process's buffers are then as large as they get.
-
-    A mutated header may ask for as much, and a decoder keeps what its largest image took.
-    """
-    from data_pipeline.augment import Augmentation
-
-    side, most = math.isqrt(MAX_PIXELS), 65_500  # the widest JPEG
-    square = Image.new("RGB", (side, side), (90, 120, 150))
-    wide = Image.new("RGB", (most, MAX_PIXELS // most), (90, 120, 150))
-    zeros = np.zeros(1, np.int64)
-    decoder = _decoder()
-    for content in (
-        *(encoded(picture, progressive=True) for picture in (square, wide)),
-        *(encoded(picture.convert("CMYK")) for picture in (square, wide)),
-        encoded(square, "PNG"),
-        encoded(square, "WEBP"),
-    ):
-        decoder.submit([content], Augmentation().parameters(zeros, zeros))
-        decoder.collect()
-        thumbnail(content)
-    decoder.close()
-
-
 def _change(
     folder: Path, sound: dict[str, bytes], generator: np.random.Generator
 ) -> tuple[str, str]:
@@ -284,7 +173,7 @@ def _read(folder: Path) -> Counter[str]:
     try:
         dataset = Dataset.open(folder)
     except DataError as error:
-        _check_message(str(error))
+        check_message(str(error))
         return Counter({"dataset refused": 1})
     reader = ShardReader(dataset, max_open=2)
     for sample in range(dataset.num_samples):
@@ -294,7 +183,7 @@ def _read(folder: Path) -> Counter[str]:
         except BadSampleError as error:
             outcomes[f"sample bad: {error.reason}"] += 1
         except DataError as error:
-            _check_message(str(error))
+            check_message(str(error))
             outcomes["shard refused"] += 1
     reader.close()
     return outcomes
@@ -309,23 +198,6 @@ def _tell(outcomes: Counter[str], findings: Findings) -> None:
             assert finding.detail.isprintable()
 
 
-def _check_message(message: str) -> None:
-    assert message
-    assert "\n" not in message, repr(message)
-
-
-@contextmanager
-def _guarded(kind: str, number: int) -> Iterator[None]:
-    """Name the case that fails; one that hangs, in whatever library, ends its process."""
-    faulthandler.dump_traceback_later(CASE_SECONDS, exit=True)
-    try:
-        yield
-    except Exception as error:
-        raise AssertionError(f"{kind} case {number}: {error!r}") from error
-    finally:
-        faulthandler.cancel_dump_traceback_later()
-
-
 @dataclass(frozen=True)
 class _Stretch:
     """Runs some cases in a worker process, and says what it holds afterwards."""
@@ -335,7 +207,7 @@ class _Stretch:
 
     def __call__(self, numbers: range) -> tuple[Counter[str], int]:
         if self.kind == "images":
-            _grow_buffers()
+            grow_buffers()
         outcomes = KINDS[self.kind](numbers, seed=self.seed)
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)  # what the allocator keeps for later is no leak

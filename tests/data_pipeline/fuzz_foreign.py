@@ -1,6 +1,6 @@
 """Mutated RecordIO and `.bin` files: each is read, or refused in one line; nothing else happens.
 
-    python -m tests.data_pipeline.fuzz_foreign --cases 10000 [--first 0] [--seed 0]
+    python -m tests.data_pipeline.fuzz_foreign --cases 10000 [--first 0] [--seed 0] [--record]
 
 A case depends on its seed and number alone, so that a run can be taken up anywhere and a finding
 looked at again. What the unpickler meets runs under the limits that imports set.
@@ -10,16 +10,14 @@ import argparse
 import json
 import pickle
 import resource
-import signal
 import struct
 import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 
 import numpy as np
 from tqdm import tqdm
@@ -28,10 +26,11 @@ from data_pipeline.errors import DataError
 from data_pipeline.recordio import read_record, unpack_record
 from data_pipeline.sources.recordio import RecordIOSource
 from data_pipeline.verification_sets import bin_file
+from tests.data_pipeline.fuzz import CASE_SECONDS, check_message, guarded, mutated
 from tests.data_pipeline.recordio_files import MAGIC, image_record, part, write_set
 
-CASE_SECONDS = 20  # thousands of times what one takes
 BATCH = 500  # cases that one limited process reads
+GROWTH_MIB = 32  # of the peak, after the first batch
 ALLOWANCE_BYTES = 128 << 20
 MEMORY_MIB = 32 + (ALLOWANCE_BYTES >> 20)  # Python itself, and the allowance
 
@@ -67,29 +66,6 @@ print(*(line.split()[1] for line in open("/proc/self/status") if line.startswith
 """
 
 
-def mutated(content: bytes, generator: np.random.Generator, tokens: Sequence[bytes]) -> bytes:
-    """The content with a change or a few: bits, cuts, pieces copied, tokens of its format."""
-    changed = bytearray(content)
-    for _ in range(int(generator.geometric(0.7))):
-        at, other = (int(generator.integers(len(changed) + 1)) for _ in range(2))
-        start, end = sorted((at, other))
-        token = tokens[int(generator.integers(len(tokens)))]
-        match int(generator.integers(7)):
-            case 0 if at < len(changed):
-                changed[at] ^= 1 << int(generator.integers(8))
-            case 1:
-                del changed[start:end]
-            case 2:
-                del changed[at:]
-            case 3:
-                changed[at:at] = changed[start : start + 64]
-            case 4:
-                changed[at:at] = token
-            case _:
-                changed[at : at + len(token)] = token
-    return bytes(changed)
-
-
 def fuzz_recordio(numbers: range, *, seed: int) -> Counter[str]:
     """Outcomes of cases: what became of sets, of the images they list, of records at any place."""
     outcomes: Counter[str] = Counter()
@@ -109,8 +85,9 @@ def fuzz_recordio(numbers: range, *, seed: int) -> Counter[str]:
             )
             for name, content in zip(("train.rec", "train.idx"), contents, strict=True):
                 (folder / name).write_bytes(content)
-            outcomes.update(_read_set(folder, number))
-            outcomes.update(_read_everywhere(folder / "train.rec", number))
+            with guarded("RecordIO", number):
+                outcomes.update(_read_set(folder))
+                outcomes.update(_read_everywhere(folder / "train.rec"))
     return outcomes
 
 
@@ -143,9 +120,7 @@ def _pickles() -> list[bytes]:
 _PICKLES = _pickles()
 
 
-def _read_set(folder: Path, number: int) -> Counter[str]:
-    signal.signal(signal.SIGALRM, _too_long)
-    signal.alarm(CASE_SECONDS)
+def _read_set(folder: Path) -> Counter[str]:
     outcomes: Counter[str] = Counter()
     try:
         source = RecordIOSource.open(folder)
@@ -154,19 +129,15 @@ def _read_set(folder: Path, number: int) -> Counter[str]:
                 source.read(*name)
                 outcomes["image read"] += 1
             except DataError as error:
-                _check_message(str(error), number)
+                check_message(str(error))
                 outcomes["image unreadable"] += 1
     except DataError as error:
-        _check_message(str(error), number)
+        check_message(str(error))
         outcomes["set refused"] += 1
-    except Exception as error:
-        raise AssertionError(f"RecordIO case {number}: {error!r}") from error
-    finally:
-        signal.alarm(0)
     return outcomes
 
 
-def _read_everywhere(rec: Path, number: int) -> Counter[str]:
+def _read_everywhere(rec: Path) -> Counter[str]:
     outcomes: Counter[str] = Counter()
     with rec.open("rb") as file:
         for offset in range(0, rec.stat().st_size + 8, 4):
@@ -174,7 +145,7 @@ def _read_everywhere(rec: Path, number: int) -> Counter[str]:
                 unpack_record(read_record(file.fileno(), offset, max_bytes=4096))
                 outcomes["record read"] += 1
             except DataError as error:
-                _check_message(str(error), number)
+                check_message(str(error))
                 outcomes["record refused"] += 1
     return outcomes
 
@@ -193,38 +164,46 @@ def _answers(files: Path, folder: Path, batch: range) -> Counter[str]:
     outcomes: Counter[str] = Counter()
     for number, line in zip(batch, lines, strict=True):
         answer = json.loads(line)
-        if "error" in answer:
-            _check_message(answer["error"], number)
+        with guarded("bin", number):
+            if "error" in answer:
+                check_message(answer["error"])
         outcomes["file refused" if "error" in answer else "file read"] += 1
     return outcomes
 
 
-def _check_message(message: str, number: int) -> None:
-    assert message, f"case {number}"
-    assert "\n" not in message, f"case {number}: {message!r}"
-
-
-def _too_long(_: int, __: FrameType | None) -> None:
-    raise TimeoutError(f"more than {CASE_SECONDS} s")
+KINDS: dict[str, Callable[..., Counter[str]]] = {"RecordIO": fuzz_recordio, "bin": fuzz_bin}
 
 
 def main() -> None:
-    """Run many cases of each kind and print the counts."""
+    """Run many cases of each kind and print, or record, the counts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=10_000, help="of each kind")
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--record", action="store_true", help="write tests/benchmarks/results")
     options = parser.parse_args()
-    for fuzz in (fuzz_recordio, fuzz_bin):
+    rows = []
+    for kind, fuzz in KINDS.items():
         outcomes: Counter[str] = Counter()
-        rss = []
+        peaks = []
         stretches = range(options.first, options.first + options.cases, BATCH)
-        for first in tqdm(stretches, desc=fuzz.__name__):
+        for first in tqdm(stretches, desc=kind):
             numbers = range(first, min(first + BATCH, stretches.stop))
             outcomes.update(fuzz(numbers, seed=options.seed))
-            rss.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
-        memory = f"peak memory {rss[0]} to {rss[-1]} MiB"
-        sys.stdout.write(f"{fuzz.__name__}: {dict(outcomes)}, {memory}\n")
+            peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+        growth = peaks[-1] - peaks[0]
+        assert growth <= GROWTH_MIB, f"{kind}: the peak grew by {growth} MiB after a first stretch"
+        told = ", ".join(f"{name} {count:,}" for name, count in outcomes.most_common())
+        held = f"{peaks[0]}, {peaks[-1]}"
+        rows.append({"what": kind, "cases": options.cases, "peak MiB, first and all": held})
+        rows[-1]["outcomes"] = told
+        sys.stdout.write(f"{kind}: {told}; at most {held} MiB held in the first {BATCH}, in all\n")
+    if options.record:
+        from tests.benchmarks.record import record
+
+        command = f"python -m tests.data_pipeline.fuzz_foreign {' '.join(sys.argv[1:])}"
+        note = "no crash, no hang, every refusal one line; a set has several images and records"
+        record("fuzz_foreign", rows, command=command, notes=[note])
 
 
 if __name__ == "__main__":
