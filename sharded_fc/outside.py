@@ -6,10 +6,12 @@
 A step's rows are taken to the device and put back; all others stay where they are (`tables`).
 """
 
+import errno
 import re
 import shutil
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,6 +27,18 @@ from sharded_fc.window import Window
 
 _NAME = re.compile(r"rows-(\d+)-(\d+)-since-\d+")
 _BLOCK_ROWS = 65536  # read at once when rows go over to tables of other bounds
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class RowsError(OSError):
+    """A table could not be read or written. Its checkpoints are as they were.
+
+    `full` says whether what lacks is room.
+    """
+
+    def __init__(self, message: str, *, full: bool) -> None:
+        super().__init__(message)
+        self.full = full
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +57,7 @@ class OutsideRows:
     """The rows of `layout`, of which only a step's come to `device`.
 
     The table is opened when it is first asked for something, as of checkpoint 0, or by `restore`.
+    Where the disk refuses, every call raises a `RowsError`; only `restore` goes on then.
     """
 
     def __init__(
@@ -91,12 +106,15 @@ class OutsideRows:
 
     def take(self, rows: Int[Tensor, " n"]) -> Window:
         """Ascending rows of the partition, one at least; those taken before become worthless."""
-        self._window = Window(self.table.gather(rows.cpu()), start=self.start, stop=self.stop)
+        with self._naming_folder():
+            taken = self.table.gather(rows.cpu())
+        self._window = Window(taken, start=self.start, stop=self.stop)
         return self._window
 
     def expect(self, rows: Int[Tensor, " n"]) -> None:
         """Begin to read rows that the next `take` will probably ask for; after this step's."""
-        self.table.prefetch(rows.cpu())
+        with self._naming_folder():
+            self.table.prefetch(rows.cpu())
 
     def check(self, window: Window) -> None:
         """Refuse, before anything changes, to go on with rows that are not the last taken."""
@@ -110,13 +128,14 @@ class OutsideRows:
         """Put back the rows last taken, while the caller goes on."""
         self.check(window)
         self._window = None
-        self.table.scatter(window.taken)
+        with self._naming_folder():
+            self.table.scatter(window.taken)
 
     def read(self, first: int, last: int) -> Window:
         """Copies of the rows [first, last) of the partition, on the device."""
-        tensors = {
-            name: tensor.to(self.device) for name, tensor in self.table.read(first, last).items()
-        }
+        with self._naming_folder():
+            read = self.table.read(first, last)
+        tensors = {name: tensor.to(self.device) for name, tensor in read.items()}
         return self.window(torch.arange(first, last), tensors)
 
     def window(self, rows: Tensor, tensors: dict[str, Tensor]) -> Window:
@@ -134,7 +153,8 @@ class OutsideRows:
 
     def checkpoint(self, step: int) -> str:
         """Make the rows as they are one that `restore` returns to; the table's name."""
-        self.table.checkpoint(step)
+        with self._naming_folder():
+            self.table.checkpoint(step)
         return self.name
 
     def forget(self, *, before: int) -> None:
@@ -206,6 +226,20 @@ class OutsideRows:
         )
         self._close = weakref.finalize(self, self._opened.close)  # its files are locked till then
         self.name = name
+
+    @contextmanager
+    def _naming_folder(self) -> Iterator[None]:
+        try:
+            yield
+        except BlockingIOError:  # in use by another process, as `open_table` says
+            raise
+        except OSError as error:
+            first = error.__cause__ if isinstance(error.__cause__, OSError) else error
+            raise RowsError(
+                f"rows in {self._outside.folder / self.name} cannot be read or written:"
+                f" {first.strerror or first}",
+                full=first.errno in _FULL,
+            ) from error
 
     def _shut(self) -> None:
         self._close()

@@ -20,7 +20,7 @@ from typing import Any
 from trainer import manifest
 from trainer.engine import Engine
 from trainer.engine_state import BackboneState
-from trainer.errors import RunError
+from trainer.errors import DiskFullError, RunError
 from trainer.gallery import Gallery
 from trainer.manifest import DamagedError, Manifest
 from trainer.pool import Head
@@ -65,16 +65,27 @@ def save(
 ) -> Path:
     """Commit the state after `step` steps and keep the last `keep` checkpoints.
 
-    Every rank calls it with the same arguments; all return once the checkpoint is committed.
+    Every rank calls it with the same arguments; all return once the checkpoint is committed. On a
+    full disk the earlier ones but the newest whole one make room for it.
 
     Raises:
-        RunError: on every rank, where one could not write; earlier checkpoints are untouched.
+        RunError: on every rank, where one could not write; earlier checkpoints are untouched, or
+            the newest whole one is.
     """
     final = folder / f"step-{step:09d}"
     partial = on_rank_0(lambda: _begin(folder, final), topology)
     state = engine.read_state(keep=topology.rank == 0)
     try:
-        written = on_each_rank(lambda: _write(partial, state, head, gallery, topology), topology)
+        try:
+            written = on_each_rank(
+                lambda: _write(partial, state, head, gallery, topology), topology
+            )
+        except DiskFullError:
+            if not on_rank_0(lambda: _make_room(final, partial), topology):
+                raise
+            written = on_each_rank(
+                lambda: _write(partial, state, head, gallery, topology), topology
+            )
         parts = {name: fact for part in written for name, fact in part.items()}
         tables = on_each_rank(lambda: keep_rows(head, step=step), topology)
         content = Manifest(
@@ -212,6 +223,20 @@ def _retain(latest: Path, *, keep: int) -> None:
             kept += 1
         else:
             _remove(path)
+
+
+def _make_room(final: Path, partial: Path) -> bool:
+    """Remove what is in `partial` and before the newest whole checkpoint; False if none was."""
+    newest, _ = _newest(final.parent)
+    if newest is None:
+        return False
+    older = [path for path in _checkpoints(final.parent) if path.name < newest.name]
+    for path in older:
+        log.warning("the disk is full: removing %s to make room for %s", path.name, final.name)
+        _remove(path)
+    for path in partial.iterdir():
+        path.unlink()
+    return bool(older)
 
 
 def _looks_whole(path: Path) -> bool:

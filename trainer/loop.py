@@ -28,6 +28,7 @@ from trainer.evaluate.embed import verify
 from trainer.history import History
 from trainer.margins import margin_state
 from trainer.metrics import Metrics, truncate_history
+from trainer.rows_outside import rows_errors_in_one_line
 from trainer.sampling import describe_sampling
 from trainer.step import train_step
 from trainer.stop_request import StopRequest
@@ -51,7 +52,8 @@ def run_worker(
     torch.set_num_threads(config.engine.threads)
     with _log_to(folder / "logs" / f"rank-{topology.rank:05d}.log"):
         try:
-            return _Run(config, topology=topology, folder=folder, attempt=attempt).train()
+            with rows_errors_in_one_line():
+                return _Run(config, topology=topology, folder=folder, attempt=attempt).train()
         except Exception:
             log.exception("rank %d failed", topology.rank)
             raise
@@ -109,7 +111,7 @@ class _Run:
                         self._evaluate(bar)
                         self._look_at_centres(bar)
                     if save or stopping:
-                        self._save()
+                        self._save(bar, must=last or stopping)
             finally:
                 loader.close()
                 if isinstance(self.parts.head, ShardedHead):
@@ -195,7 +197,8 @@ class _Run:
             conflicts = self.folder / run_folder.CONFLICTS
             self._tell(write_conflicts(self.parts.head, conflicts, conflict_cosine=limit), bar)
 
-    def _save(self) -> None:
+    def _save(self, bar: "tqdm[NoReturn]", *, must: bool) -> None:
+        """Save; where that fails training goes on till the next time, unless this is the last."""
         if self.step == self.saved_step:
             return
         began = time.perf_counter()
@@ -212,11 +215,12 @@ class _Run:
                 topology=self.topology,
                 keep=self.config.checkpoint.keep,
             )
-        except RunError:
-            self.metrics.checkpoint(
-                seconds=time.perf_counter() - began, size_bytes=0, succeeded=False
-            )
-            raise
+        except RunError as error:
+            self.metrics.checkpoint_failed()
+            if must:
+                raise RunError(f"{error}, then start the run again: it continues") from error
+            self._tell(f"step {self.step}: not saved, training goes on: {error}", bar)
+            return
         self.saved_step = self.step
         self.metrics.checkpoint(
             seconds=time.perf_counter() - began,

@@ -146,18 +146,21 @@ class Metrics:
             self._values |= {"never_seen_ratio": never_seen, "centre_length": dict(lengths)}
             self._publish()
 
-    def checkpoint(self, *, seconds: float, size_bytes: int, succeeded: bool = True) -> None:
-        """Publish that a checkpoint was tried; a failed one leaves the last good one's numbers."""
-        if self._rank != 0:
-            return
-        self._values["checkpoints_total"] += 1
-        if succeeded:
+    def checkpoint(self, *, seconds: float, size_bytes: int) -> None:
+        """Publish that a checkpoint was committed."""
+        if self._rank == 0:
+            self._values["checkpoints_total"] += 1
             self._values["checkpoint_last_success_timestamp_seconds"] = self._clock()
             self._values["checkpoint_duration_seconds"] = seconds
             self._values["checkpoint_bytes"] = size_bytes
-        else:
+            self._publish()
+
+    def checkpoint_failed(self) -> None:
+        """Publish that one was tried in vain; the last good one's numbers stay."""
+        if self._rank == 0:
+            self._values["checkpoints_total"] += 1
             self._values["checkpoint_failures_total"] += 1
-        self._publish()
+            self._publish()
 
     def bad_samples(self, counts: Mapping[str, int]) -> None:
         """Count samples that this rank newly found unusable, by reason (a short word)."""

@@ -1,5 +1,7 @@
 """The head's rows outside the device: where a run keeps them, and whose are needed next."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,9 @@ from torch import Tensor
 
 from data_pipeline.index import Dataset
 from data_pipeline.orders import Order
-from sharded_fc.outside import Outside
+from sharded_fc.outside import Outside, RowsError
 from trainer.config import RunConfig
+from trainer.errors import RunError
 from trainer.run_folder import ROWS
 
 
@@ -22,6 +25,25 @@ def rows_outside(config: RunConfig) -> Outside | None:
     if head.rows_folder is None:
         return Outside(kept_in=head.rows, folder=config.folder / ROWS)
     return Outside(kept_in=head.rows, folder=Path(head.rows_folder) / config.name)
+
+
+@contextmanager
+def rows_errors_in_one_line() -> Iterator[None]:
+    """Say what to change where rows outside the device cannot be read or written.
+
+    A row can then neither be had nor kept, so training cannot go on; what the last checkpoint holds
+    is safe.
+    """
+    try:
+        yield
+    except BlockingIOError as error:
+        raise RunError(str(error)) from error
+    except RowsError as error:
+        advice = "make room on" if error.full else "see to"
+        raise RunError(
+            f"{error}; {advice} that disk and start the run again: it continues from the last"
+            " checkpoint, which is untouched"
+        ) from error
 
 
 class StepLabels:

@@ -1,12 +1,15 @@
 """Work on files that all ranks do, or one for all: where it fails on one, every rank says so."""
 
+import errno
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-from trainer.errors import RunError
+from trainer.errors import DiskFullError, RunError
 from trainer.topology import Topology
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 T = TypeVar("T")
 
@@ -15,21 +18,24 @@ def on_each_rank(action: Callable[[], T], topology: Topology) -> list[T]:
     """What `action` returned, by rank; where it failed on one, every rank raises the same error.
 
     Raises:
-        RunError: on every rank, where one could not write.
+        DiskFullError: on every rank, where one had no room.
+        RunError: on every rank, where one could not write for another reason.
     """
-    result, failure = None, None
+    result, failure, full = None, None, False
     try:
         result = action()
     except OSError as error:
         failure = f"rank {topology.rank} cannot write a checkpoint: {error}"
-    answers = gather((result, failure), topology)
-    for _, failure in answers:
+        full = error.errno in FULL or getattr(error, "full", False)
+    answers = gather((result, failure, full), topology)
+    for _, failure, full in answers:
         if failure is not None:
-            raise RunError(
-                f"{failure}; the earlier ones are untouched: make room on the disk of the run"
-                " folder and start the run again, it continues from the last checkpoint"
+            advice = "make room on" if full else "see to"
+            kind = DiskFullError if full else RunError
+            raise kind(
+                f"{failure}; the earlier ones are untouched: {advice} the disk of the run folder"
             )
-    return [value for value, _ in answers]
+    return [value for value, *_ in answers]
 
 
 def on_rank_0(action: Callable[[], T], topology: Topology) -> T:

@@ -18,6 +18,7 @@ class File:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._unsynced: OSError | None = None
 
     def size(self) -> int:
         """Bytes from the beginning to the end, holes included."""
@@ -62,8 +63,17 @@ class File:
         os.ftruncate(self.descriptor, size)
 
     def sync(self) -> None:
-        """Return when all that was written is on the disk."""
-        os.fdatasync(self.descriptor)
+        """Return when all that was written is on the disk.
+
+        After an error every further call raises too: what was dropped then, the system tells once.
+        """
+        if self._unsynced is not None:
+            raise OSError(self._unsynced.errno, self._unsynced.strerror) from self._unsynced
+        try:
+            os.fdatasync(self.descriptor)
+        except OSError as error:
+            self._unsynced = error
+            raise
 
     def close(self) -> None:
         """Give the file back; a second time does nothing."""

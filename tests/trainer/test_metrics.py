@@ -136,7 +136,7 @@ def test_a_restart_keeps_the_last_evaluation_and_checkpoint_visible(tmp_path: Pa
 def test_a_failed_checkpoint_leaves_the_last_good_one(tmp_path: Path):
     metrics = publish(tmp_path, steps=1)
     before = sample(tmp_path, "checkpoint_last_success_timestamp_seconds")
-    metrics.checkpoint(seconds=9.0, size_bytes=0, succeeded=False)
+    metrics.checkpoint_failed()
     assert sample(tmp_path, "checkpoint_last_success_timestamp_seconds") == before
     assert sample(tmp_path, "checkpoint_failures_total") == 1
     assert sample(tmp_path, "checkpoints_total") == 2
