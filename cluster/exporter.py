@@ -27,7 +27,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from cluster.scrape_server import ScrapeServer, listen
+from cluster.connections import listen
+from cluster.scrape_server import ScrapeServer
 from trainer.config import RUN_NAME
 from trainer.process import process_alive
 from trainer.run_folder import write_atomically

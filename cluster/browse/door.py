@@ -13,7 +13,7 @@ import re
 import secrets
 from http import HTTPStatus
 
-from cluster.browse.connections import Answer, Request
+from cluster.connections import Answer, Request
 
 COOKIE = "facescale"
 _HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", re.ASCII)  # any: tunnels

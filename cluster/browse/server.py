@@ -7,13 +7,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from cluster.browse.connections import Answer, Connections, Request
 from cluster.browse.door import Door
 from cluster.browse.shown import Shown
 from cluster.browse.site import COMMON, Site
-from cluster.scrape_server import listen
+from cluster.connections import Answer, Connections, Limits, Request, listen
 
 HOST = "127.0.0.1"
+LIMITS = Limits(
+    connections=64,
+    request_bytes=16384,  # browsers send the cookies of all servers of this machine
+    read_s=5.0,
+    answer_s=60.0,  # a shard may have to be fetched from far away
+    write_s=20.0,
+)
 IDLE_S = 4 * 3600.0
 """Forgotten pages close: after so long without an answer that was more than a refusal."""
 
@@ -72,7 +78,7 @@ async def _serve(
         return answered
 
     listener = listen(HOST, port)
-    server = await Connections(answer, common=COMMON).serve(listener)
+    server = await Connections(answer, common=COMMON, limits=LIMITS).serve(listener)
     ready(door.link(listener.getsockname()[1]))
     try:
         while not stop.is_set() and (left := last_seen + idle_s - time.monotonic()) > 0:

@@ -12,7 +12,6 @@ from http import HTTPStatus
 from textwrap import wrap
 from typing import TYPE_CHECKING, TypeVar, get_args
 
-from cluster.browse.connections import Answer, Request
 from cluster.browse.door import Door
 from cluster.browse.faces import face, reason
 from cluster.browse.identities import identity, identity_list
@@ -23,6 +22,7 @@ from cluster.browse.pairs import Kind, pair_list
 from cluster.browse.query import BadQueryError, Query
 from cluster.browse.shown import Shown
 from cluster.browse.style import ICON, STYLE
+from cluster.connections import Answer, Request
 from data_pipeline.browse import Order
 from data_pipeline.browse_images import png
 from data_pipeline.errors import DataError

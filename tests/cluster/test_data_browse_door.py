@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from cluster.browse.connections import Request
 from cluster.browse.door import Door
+from cluster.connections import Request
 
 HOST = "127.0.0.1:8123"
 

@@ -16,11 +16,11 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from cluster.browse.connections import Request
 from cluster.browse.door import Door
 from cluster.browse.identities import PAGE
 from cluster.browse.shown import Shown
 from cluster.browse.site import COMMON, Site
+from cluster.connections import Request
 from data_pipeline.index import IDENTITIES, INDEX, file_of, index_text
 from data_pipeline.pack import pack
 from data_pipeline.pairs import pack_drawn_pairs

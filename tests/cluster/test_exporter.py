@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from cluster.exporter import NodeExporter, SnapshotCollector, render, target_files
-from cluster.scrape_server import MAX_CONNECTIONS, MAX_REQUEST_BYTES, TIMEOUT_S
+from cluster.scrape_server import LIMITS
 from tests.trainer.run_folders import publish, step_record
 from trainer.metrics import Metrics
 from trainer.series import BY_NAME, TABLE
@@ -53,7 +53,7 @@ def samples(text: bytes) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 def connect(address: str) -> socket.socket:
     host, _, port = address.rpartition(":")
-    return socket.create_connection((host, int(port)), timeout=2 * TIMEOUT_S)
+    return socket.create_connection((host, int(port)), timeout=2 * LIMITS.read_s)
 
 
 def ask(address: str, request: bytes) -> bytes:
@@ -159,7 +159,7 @@ def test_it_answers_nothing_but_reading_two_pages(exporter: NodeExporter):
         b"GET /../../etc/passwd HTTP/1.1\r\n\r\n": b"404",
         b"GET /metrics\r\n\r\n": b"400",
         b"\x16\x03\x01\r\n\r\n": b"400",
-        b"GET /metrics HTTP/1.1\r\nx: " + b"a" * 2 * MAX_REQUEST_BYTES: b"431",
+        b"GET /metrics HTTP/1.1\r\nx: " + b"a" * 2 * LIMITS.request_bytes: b"431",
     }.items():
         assert ask(address, request).split(b" ")[1] == status, request[:40]
 
@@ -174,13 +174,13 @@ def test_300_half_open_sockets_keep_no_scrape_out(run_folder: Path, exporter: No
         begin = time.monotonic()
         assert scrape(address)["facescale_step", (("rank", "0"), ("run", "run-a"))] == 1
         # far below the timeout: it did not wait until the silent ones were thrown out
-        assert time.monotonic() - begin < TIMEOUT_S / 2
+        assert time.monotonic() - begin < LIMITS.read_s / 2
         status = Path(f"/proc/{exporter.process_id}/status").read_text()
         threads = int(status.partition("Threads:")[2].split()[0])
         assert threads <= 40, "one thread a connection would be 300"
         files = len(os.listdir(f"/proc/{exporter.process_id}/fd"))  # noqa: PTH208 - a count only
-        assert files < MAX_CONNECTIONS + 20
-        eventually(lambda: all(is_closed(client) for client in held), within_s=2 * TIMEOUT_S)
+        assert files < LIMITS.connections + 20
+        eventually(lambda: all(is_closed(client) for client in held), within_s=2 * LIMITS.read_s)
     finally:
         for client in held:
             client.close()
@@ -202,7 +202,7 @@ def test_a_client_that_stops_in_mid_request_is_dropped(exporter: NodeExporter):
         client.sendall(b"GET /metrics HTTP/1.1\r\n" + b"x" * 100)
         begin = time.monotonic()
         assert client.recv(1) == b""
-        assert TIMEOUT_S / 2 < time.monotonic() - begin < 2 * TIMEOUT_S
+        assert LIMITS.read_s / 2 < time.monotonic() - begin < 2 * LIMITS.read_s
 
 
 def test_a_busy_port_means_another_one_and_says_so(run_folder: Path):

@@ -1,11 +1,12 @@
 """HTTP connections that a hostile or broken client cannot take the server down with.
 
-Bounded in number, in size and in time; one request each, answered by a function. When all places
-are taken the oldest connection is dropped, so clients that open sockets and say nothing keep nobody
-out. What is asked for and who may ask is not decided here.
+One thread; connections bounded in number, in size and in time; one request each, answered by a
+function. When all places are taken the oldest connection is dropped, so clients that open sockets
+and say nothing keep nobody out. What is asked for and who may ask is not decided here.
 """
 
 import asyncio
+import errno
 import logging
 import re
 import socket
@@ -14,11 +15,7 @@ from contextlib import suppress
 from http import HTTPStatus
 from typing import NamedTuple
 
-MAX_CONNECTIONS = 64
-MAX_REQUEST_BYTES = 16384  # browsers send the cookies of all servers of this machine
-READ_S = 5.0
-ANSWER_S = 60.0  # a shard may have to be fetched from far away
-WRITE_S = 20.0
+BACKLOG = 128
 
 _HEADER = re.compile(
     rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x20-\x7e\x80-\xff]*)"
@@ -26,6 +23,20 @@ _HEADER = re.compile(
 _ONCE = ("host", "origin", "sec-fetch-site")
 
 _log = logging.getLogger(__name__)
+
+
+class Limits(NamedTuple):
+    """What a server spends on its clients."""
+
+    connections: int
+    """At once."""
+    request_bytes: int
+    read_s: float
+    """Seconds until a request is complete."""
+    answer_s: float
+    """Seconds until it has an answer."""
+    write_s: float
+    """Seconds until the client took all of it."""
 
 
 class Request(NamedTuple):
@@ -50,20 +61,37 @@ class Answer(NamedTuple):
 Handler = Callable[[Request], Awaitable[Answer]]
 
 
+def listen(bind: str, port: int) -> socket.socket:
+    """A listening socket on this port or, where it is taken, on another free one."""
+    family = socket.AF_INET6 if ":" in bind else socket.AF_INET
+    try:
+        return socket.create_server((bind, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+    listener = socket.create_server((bind, 0), family=family, backlog=BACKLOG)
+    _log.warning("port %d is in use; listening on %d instead", port, listener.getsockname()[1])
+    return listener
+
+
 class Connections:
     """Answers connections with what `handler` says; `common` are headers of every answer."""
 
-    def __init__(self, handler: Handler, *, common: tuple[tuple[str, str], ...]) -> None:
+    def __init__(
+        self, handler: Handler, *, common: tuple[tuple[str, str], ...], limits: Limits
+    ) -> None:
         self._handler = handler
         self._common = common
+        self._limits = limits
         self._open: dict[asyncio.StreamWriter, None] = {}
 
     async def serve(self, listener: socket.socket) -> asyncio.Server:
         """Begin to answer on a listening socket."""
-        return await asyncio.start_server(self._converse, sock=listener, limit=MAX_REQUEST_BYTES)
+        most = self._limits.request_bytes
+        return await asyncio.start_server(self._converse, sock=listener, limit=most)
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._open) >= MAX_CONNECTIONS:
+        if len(self._open) >= self._limits.connections:
             oldest = next(iter(self._open))
             del self._open[oldest]
             oldest.transport.abort()
@@ -72,11 +100,11 @@ class Connections:
         writer.transport.set_write_buffer_limits(high=0)
         try:
             with suppress(TimeoutError, ConnectionError, asyncio.IncompleteReadError):
-                async with asyncio.timeout(READ_S):
+                async with asyncio.timeout(self._limits.read_s):
                     request = await _request(reader)
                 answer = request if isinstance(request, Answer) else await self._answer(request)
                 without_body = isinstance(request, Request) and request.method == "HEAD"
-                async with asyncio.timeout(WRITE_S):
+                async with asyncio.timeout(self._limits.write_s):
                     writer.write(_encoded(answer, self._common, without_body=without_body))
                     await writer.drain()
                     writer.close()
@@ -87,12 +115,12 @@ class Connections:
 
     async def _answer(self, request: Request) -> Answer:
         try:
-            async with asyncio.timeout(ANSWER_S):
+            async with asyncio.timeout(self._limits.answer_s):
                 return await self._handler(request)
         except TimeoutError:
             return _message(HTTPStatus.SERVICE_UNAVAILABLE)
-        except Exception:  # a page that fails must not end the others
-            _log.exception("a page could not be made")
+        except Exception:  # one that fails must not end the others
+            _log.exception("an answer could not be made")
             return _message(HTTPStatus.INTERNAL_SERVER_ERROR)
 
 

@@ -11,13 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.browse import connections
-from cluster.browse.connections import MAX_CONNECTIONS, MAX_REQUEST_BYTES, Answer, Connections
-from cluster.scrape_server import listen
+from cluster.connections import Answer, Connections, Limits, listen
 
 COMMON = (("Cache-Control", "no-store"), ("X-Common", "1"))
 LARGE = 16 << 20  # bytes: more than all buffers on the way
 PATIENCE_S = 20
+LIMITS = Limits(connections=64, request_bytes=16384, read_s=5.0, answer_s=60.0, write_s=20.0)
 
 
 async def answer(request):
@@ -33,14 +32,14 @@ async def answer(request):
 
 
 @contextmanager
-def served():
+def served(limits=LIMITS):
     """The port of a server with the handler above, in a thread of its own."""
     loop = asyncio.new_event_loop()
     listener = listen("127.0.0.1", 0)
     stop = asyncio.Event()
 
     async def run():
-        server = await Connections(answer, common=COMMON).serve(listener)
+        server = await Connections(answer, common=COMMON, limits=limits).serve(listener)
         await stop.wait()
         server.close()
         # those that are still open, in a moment
@@ -121,7 +120,7 @@ def test_a_head_request_gets_the_length_and_no_body(port):
         (b"GET / HTTP/1.1\r\nHost : a\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nX: a\x00b\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nX: a\nHost: b\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nx: " + b"a" * 2 * MAX_REQUEST_BYTES, 431),
+        (b"GET / HTTP/1.1\r\nx: " + b"a" * 2 * LIMITS.request_bytes, 431),
         (b"GET /fails HTTP/1.1\r\n\r\n", 500),
     ],
 )
@@ -145,29 +144,27 @@ def test_any_bytes_get_one_of_the_answers_there_are(port, noise, around, place):
     }
 
 
-def test_silent_connections_keep_nobody_out(port, monkeypatch):
-    monkeypatch.setattr(connections, "READ_S", 2 * PATIENCE_S)  # they stay for as long as they may
-    held = [connect(port) for _ in range(3 * MAX_CONNECTIONS)]
-    try:
-        for client in held[::2]:
-            client.sendall(b"GET /x HTT")
-        assert ask(port, b"GET / HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 200 ")
-        assert all(is_closed(client) for client in held[: 2 * MAX_CONNECTIONS]), "the oldest"
-    finally:
-        for client in held:
-            client.close()
+def test_silent_connections_keep_nobody_out():
+    with served(LIMITS._replace(read_s=2 * PATIENCE_S)) as port:  # as long as they like
+        held = [connect(port) for _ in range(3 * LIMITS.connections)]
+        try:
+            for client in held[::2]:
+                client.sendall(b"GET /x HTT")
+            assert ask(port, b"GET / HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+            assert all(is_closed(client) for client in held[: 2 * LIMITS.connections]), "the oldest"
+        finally:
+            for client in held:
+                client.close()
 
 
-def test_a_client_that_stops_in_mid_request_is_dropped(monkeypatch):
-    monkeypatch.setattr(connections, "READ_S", 0.1)
-    with served() as port, connect(port) as client:
+def test_a_client_that_stops_in_mid_request_is_dropped():
+    with served(LIMITS._replace(read_s=0.1)) as port, connect(port) as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost")
         assert client.recv(1) == b""
 
 
-def test_a_client_that_takes_no_answer_is_dropped(monkeypatch):
-    monkeypatch.setattr(connections, "WRITE_S", 0.1)
-    with served() as port, connect(port) as client:
+def test_a_client_that_takes_no_answer_is_dropped():
+    with served(LIMITS._replace(write_s=0.1)) as port, connect(port) as client:
         client.sendall(b"GET /large HTTP/1.1\r\n\r\n")
         time.sleep(0.5)  # the server gives up meanwhile
         taken = 0
@@ -179,7 +176,6 @@ def test_a_client_that_takes_no_answer_is_dropped(monkeypatch):
         assert taken < LARGE
 
 
-def test_a_page_that_takes_too_long_is_given_up(monkeypatch):
-    monkeypatch.setattr(connections, "ANSWER_S", 0.1)
-    with served() as port:
+def test_a_page_that_takes_too_long_is_given_up():
+    with served(LIMITS._replace(answer_s=0.1)) as port:
         assert ask(port, b"GET /waits HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 503 ")
