@@ -28,6 +28,7 @@ check: setup
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 	$(BIN)/python -m sharded_fc.kernels.compile_check
+	$(BIN)/python -m trainer.layers.kernels.compile_check
 
 bench: setup
 	$(BIN)/python -m tests.benchmarks

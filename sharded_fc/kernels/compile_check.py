@@ -11,9 +11,10 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from importlib import import_module
 from multiprocessing import get_context
 
 from triton import compile as compile_kernel
@@ -84,7 +85,11 @@ UPDATES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Build:
-    """One kernel as it is compiled; `kernel` names a module and what it calls the kernel."""
+    """One kernel as it is compiled; `kernel` names a module and what it calls the kernel.
+
+    The module is one of `MODULES` or any other by its full name; `types` are to name its arguments'
+    types as far as they are not known here.
+    """
 
     kernel: tuple[str, str]
     what: str
@@ -95,7 +100,9 @@ class Build:
     @property
     def source(self) -> ASTSource:
         """Triton's view of it."""
-        kernel = getattr(MODULES[self.kernel[0]], self.kernel[1])
+        kernel = getattr(
+            MODULES.get(self.kernel[0]) or import_module(self.kernel[0]), self.kernel[1]
+        )
         assert isinstance(kernel, JITFunction)
         signature, constants, attributes = {}, {}, {}
         for index, name in enumerate(kernel.arg_names):
@@ -139,7 +146,8 @@ class Built:
         return f"{self.shared} of {limit} bytes of shared memory" if self.shared > limit else ""
 
     def __str__(self) -> str:
-        name = ".".join(self.build.kernel)
+        module, kernel = self.build.kernel
+        name = f"{module.rpartition('.')[2]}.{kernel}"
         numbers = f"{self.registers:>5} {self.spilled:>7} {self.shared:>8}"
         return f"sm_{self.build.architecture} {name:<28} {self.build.what:<44} {numbers}"
 
@@ -226,7 +234,7 @@ def _others(architecture: int) -> Iterator[Build]:
         )
 
 
-def main() -> None:
+def main(builds: Callable[[int], Iterable[Build]] = builds) -> None:
     """Compile on a few processes; print a line each; exit 1 with the complaints."""
     every = [one for architecture in SHARED_MEMORY_BYTES for one in builds(architecture)]
     os.environ.pop("TRITON_INTERPRET", None)
