@@ -40,14 +40,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Native:
-    """C++ sources with one header, and the library they become."""
+    """C++ sources with their headers, and the library they become."""
 
     name: str
     """What the library's file is called by, before its hash."""
     user: str
     """Who runs in torch alone where there is no library: the log's words."""
     sources: tuple[Path, ...]
-    header: Path
+    headers: tuple[Path, ...]
 
     def library(self) -> ctypes.CDLL | None:
         """The compiled library, or None where there is none; builds it in some seconds."""
@@ -102,7 +102,7 @@ def _run(*command: str | Path) -> None:
 def _hash(native: Native, compiler: Path, threads: Path) -> str:
     """A hash of all that the library is made from: source, flags, compiler, threads and CPU."""
     made_from = [
-        *(file.read_text() for file in (*native.sources, native.header)),
+        *(file.read_text() for file in (*native.sources, *native.headers)),
         *_FLAGS,
         torch.__version__,
         _cpu(),

@@ -10,7 +10,7 @@ HEAD = Native(
     name="head",
     user="the head runs",
     sources=tuple(_FOLDER / f"native_{name}.cpp" for name in ("rows", "tile", "draw", "near")),
-    header=_FOLDER / "native_types.h",
+    headers=(_FOLDER / "native_types.h",),
 )
 
 library = HEAD.library

@@ -33,7 +33,7 @@ def small(tmp_path) -> Native:
     """Sources that compile at once."""
     source = tmp_path / "small.cpp"
     source.write_text('extern "C" int answer() { return 42; }')
-    return Native(name="small", user="the test runs", sources=(source,), header=HEAD.header)
+    return Native(name="small", user="the test runs", sources=(source,), headers=HEAD.headers)
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ from pathlib import Path
 from sharded_fc.native_build import Native
 
 _FOLDER = Path(__file__).parent
-_SOURCES: tuple[str, ...] = ()
+_SOURCES = ("drconv", "tvconv")
 
 LAYERS = Native(
     name="layers",
     user="DRConv and TVConv run",
     sources=tuple(_FOLDER / f"{name}.cpp" for name in _SOURCES),
-    header=_FOLDER / "vectors.h",
+    headers=(_FOLDER / "vectors.h", _FOLDER / "drconv_parts.h"),
 )
 
 library = LAYERS.library
