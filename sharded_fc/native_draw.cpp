@@ -1,11 +1,13 @@
 // The first numbers of a keyed permutation (sampling/permutation.py), in ascending order, on a CPU.
 //
-// The same integers as there. The round functions' tables are made anew for each draw. Places go through the rounds a few at a time, so that the compiler
+// The same integers as there. Places go through the rounds a few at a time, so that the compiler
 // makes vectors of them; the numbers become bits of a set, which is read in order: no sort. No torch
 // headers: a C interface, mirrored in native_draw.py.
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <numeric>
 
 struct Network {
     uint64_t key;
@@ -14,7 +16,7 @@ struct Network {
 
 namespace {
 
-constexpr int64_t SPAN = 256;
+constexpr int64_t SPAN = 256, SLACK = 8;
 constexpr uint64_t GOLDEN = 0x9E3779B97F4A7C15;
 
 inline uint64_t extend(uint64_t key, uint64_t value) {
@@ -24,70 +26,82 @@ inline uint64_t extend(uint64_t key, uint64_t value) {
     return key ^ (key >> 31);
 }
 
-// [rounds, columns]: what each round adds to one coordinate, by the other.
-std::unique_ptr<int32_t[]> round_functions(const Network& network) {
-    std::unique_ptr<int32_t[]> tables(new int32_t[network.rounds * network.columns]);
-    for (int64_t round = 0; round < network.rounds; ++round) {
-        const uint64_t key = extend(network.key, uint64_t(round));
-        const uint64_t side = uint64_t(round % 2 == 0 ? network.rows : network.columns);
-        int32_t* __restrict table = tables.get() + round * network.columns;
-        for (int64_t value = 0; value < network.columns; ++value)
-            table[value] = int32_t((extend(key, uint64_t(value)) >> 33) * side >> 31);
-    }
-    return tables;
-}
-
 inline int32_t added(int32_t value, int32_t change, int32_t side) {
-    const int32_t sum = value + change;
-    return sum >= side ? sum - side : sum;
+    const uint32_t sum = uint32_t(value) + uint32_t(change);
+    return int32_t(std::min(sum, sum - uint32_t(side)));  // below the side the latter is huge
 }
 
-void through(const Network& network, const int32_t* tables, int64_t count, int32_t* __restrict row,
+// What a round adds to one coordinate, in [0, side), by the other.
+inline int32_t change(uint32_t value, uint32_t low, uint32_t high, int32_t side) {
+    uint32_t hash = value + low;
+    hash = (hash ^ hash >> 16) * 0x7FEB352D + high;
+    hash = (hash ^ hash >> 15) * 0x846CA68B;
+    return int32_t(uint64_t(hash) * uint64_t(side) >> 32);
+}
+
+void through(const Network& network, int64_t count, int32_t* __restrict row,
              int32_t* __restrict column) {
     const int32_t rows = int32_t(network.rows), columns = int32_t(network.columns);
     for (int64_t round = 0; round < network.rounds; ++round) {
-        const int32_t* __restrict table = tables + round * network.columns;
+        const uint64_t key = extend(network.key, uint64_t(round));
+        const uint32_t low = uint32_t(key), high = uint32_t(key >> 32);
         if (round % 2 == 0)
-            for (int64_t i = 0; i < count; ++i) row[i] = added(row[i], table[column[i]], rows);
+            for (int64_t i = 0; i < count; ++i)
+                row[i] = added(row[i], change(uint32_t(column[i]), low, high, rows), rows);
         else
-            for (int64_t i = 0; i < count; ++i) column[i] = added(column[i], table[row[i]], columns);
+            for (int64_t i = 0; i < count; ++i)
+                column[i] = added(column[i], change(uint32_t(row[i]), low, high, columns), columns);
     }
 }
 
 }  // namespace
 
 // Writes those of the first `count` numbers that lie in [first, last), but the `known`, to `to` and
-// how many they are to `found`.
+// how many they are to `found`. `to` has room for SLACK more.
 extern "C" void first_numbers(const Network* network, int64_t count, int64_t first, int64_t last,
                               const int64_t* known, int64_t num_known, int64_t* to,
                               int64_t* found) {
-    const std::unique_ptr<int32_t[]> tables = round_functions(*network);
     const std::unique_ptr<uint64_t[]> set(new uint64_t[(last - first + 63) / 64]());
     int32_t row[SPAN], column[SPAN];
+    int64_t number[SPAN];
     for (int64_t begin = 0; begin < count; begin += SPAN) {
-        const int64_t many = count - begin < SPAN ? count - begin : SPAN;
+        const int64_t many = std::min(count - begin, SPAN);
         int64_t r = begin / network->columns, c = begin % network->columns;
-        for (int64_t i = 0; i < many; ++i) {
-            row[i] = int32_t(r), column[i] = int32_t(c);
-            if (++c == network->columns) c = 0, ++r;
+        for (int64_t i = 0; i < many; ++r, c = 0) {
+            const int64_t run = std::min(many - i, network->columns - c);
+            std::fill_n(row + i, run, int32_t(r));
+            std::iota(column + i, column + i + run, int32_t(c));
+            i += run;
         }
-        through(*network, tables.get(), many, row, column);
+        through(*network, many, row, column);
+        bool walked = true;
         for (int64_t i = 0; i < many; ++i) {
-            int64_t number = row[i] * network->columns + column[i];
-            while (number >= network->size) {
-                through(*network, tables.get(), 1, row + i, column + i);
-                number = row[i] * network->columns + column[i];
+            number[i] = row[i] * network->columns + column[i];
+            walked &= number[i] < network->size;
+        }
+        for (int64_t i = 0; !walked && i < many; ++i)
+            while (number[i] >= network->size) {
+                through(*network, 1, row + i, column + i);
+                number[i] = row[i] * network->columns + column[i];
             }
-            if (number >= first && number < last)
-                set[(number - first) / 64] |= uint64_t(1) << ((number - first) % 64);
-        }
+        for (int64_t i = 0; i < many; ++i)
+            if (number[i] >= first && number[i] < last)
+                set[(number[i] - first) / 64] |= uint64_t(1) << ((number[i] - first) % 64);
     }
     for (int64_t i = 0; i < num_known; ++i)
         if (known[i] >= first && known[i] < last)
             set[(known[i] - first) / 64] &= ~(uint64_t(1) << ((known[i] - first) % 64));
+    // A few at a time and some too many: how many a word has cannot be foreseen.
     int64_t* end = to;
-    for (int64_t word = 0; word * 64 < last - first; ++word)
-        for (uint64_t bits = set[word]; bits; bits &= bits - 1)
-            *end++ = first + word * 64 + __builtin_ctzll(bits);
+    for (int64_t base = first; base < last; base += 64) {
+        uint64_t bits = set[(base - first) / 64];
+        const int64_t many = __builtin_popcountll(bits);
+        for (int64_t done = 0; done < many; done += SLACK)
+            for (int64_t i = 0; i < SLACK; ++i) {
+                end[done + i] = base + __builtin_ctzll(bits | uint64_t(1) << 63);
+                bits &= bits - 1;
+            }
+        end += many;
+    }
     *found = end - to;
 }

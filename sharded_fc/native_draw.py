@@ -8,6 +8,8 @@ from torch import Tensor
 
 from sharded_fc.native_code import library
 
+_SLACK = 8  # numbers written past the last
+
 
 class _Network(ctypes.Structure):
     _fields_ = (
@@ -40,7 +42,7 @@ def first_numbers(
         return None
     known = known.contiguous()
     network = _Network(key % (1 << 64), rounds, rows, columns, size)
-    to = torch.empty(min(count, last - first), dtype=torch.int64)
+    to = torch.empty(min(count, last - first) + _SLACK, dtype=torch.int64)
     found = ctypes.c_int64()
     code["first_numbers"](
         ctypes.byref(network),

@@ -16,16 +16,16 @@ from sharded_fc import native_draw
 from sharded_fc.counter import extend, signed
 
 ROUNDS = 8  # tests/sharded_fc/sampling/test_permutation.py sees pairs drawn unevenly below 6
-_LOW_31 = (1 << 31) - 1
+_LOW_32 = (1 << 32) - 1
 
 
 class Permutation:
     """A Feistel network on [0, rows) x [0, columns), a rectangle that just holds [0, size).
 
     Rounds add, modulo its side, a keyed random function of the other coordinate (Black and Rogaway,
-    "Ciphers with arbitrary finite domains", CT-RSA 2002, method 3). The functions are tables of
-    splitmix64 hashes, so a round costs a look-up and an addition. What leaves [0, size) goes
-    through the network again until it is back (cycle walking): one number in sqrt(size) at most.
+    "Ciphers with arbitrary finite domains", CT-RSA 2002, method 3): a hash of 32 bits, a dozen
+    operations on integers. What leaves [0, size) goes through the network again until it is back
+    (cycle walking): one number in sqrt(size) at most.
     """
 
     def __init__(self, size: int, key: int | Int[Tensor, ""], *, device: torch.device) -> None:
@@ -38,15 +38,10 @@ class Permutation:
         self._key = key
 
     @cached_property
-    def _tables(self) -> Int[Tensor, "rounds columns"]:
-        # Coordinates and their sums stay below 2^31 for any size below 2^60.
-        value = torch.arange(self._columns, dtype=torch.int64, device=self.device)
-        rounds = torch.arange(ROUNDS, dtype=torch.int64, device=self.device)
+    def _keys(self) -> Int[Tensor, "rounds halves"]:
         start = signed(self._key) if isinstance(self._key, int) else self._key
-        hashed = (extend(extend(start, rounds).unsqueeze(1), value) >> 33) & _LOW_31
-        side = torch.full_like(rounds, self._columns)
-        side[::2] = self._rows
-        return ((hashed * side.unsqueeze(1)) >> 31).to(torch.int32)
+        key = extend(start, torch.arange(ROUNDS, dtype=torch.int64, device=self.device))
+        return torch.stack((key & _LOW_32, (key >> 32) & _LOW_32), dim=1)
 
     def forward(self, place: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
         """The numbers at places in [0, size), both int64."""
@@ -88,15 +83,28 @@ class Permutation:
         return point
 
     def _through(self, point: Tensor, rounds: range, sign: int) -> Tensor:
-        row = torch.div(point, self._columns, rounding_mode="floor").to(torch.int32)
-        column = (point - row.long() * self._columns).to(torch.int32)
+        row = torch.div(point, self._columns, rounding_mode="floor")
+        column = point - row * self._columns
         for number in rounds:
-            table = self._tables[number]
+            key = self._keys[number]
             if number % 2 == 0:
-                row = _added(row, table.index_select(0, column), sign, self._rows)
+                row = _added(row, _change(column, key, self._rows), sign, self._rows)
             else:
-                column = _added(column, table.index_select(0, row), sign, self._columns)
-        return row.long() * self._columns + column
+                column = _added(column, _change(row, key, self._columns), sign, self._columns)
+        return row * self._columns + column
+
+
+def _change(value: Tensor, key: Tensor, side: int) -> Tensor:
+    """What a round adds to one coordinate, in [0, side), by the other; `key` is two of 32 bits.
+
+    The hash is a bijection of 32 bits with two multiplications, in int64 with the low half kept.
+    Sides stay below 2^31 for any size below 2^60.
+    """
+    low, high = key
+    hashed = (value + low) & _LOW_32
+    hashed = ((hashed ^ (hashed >> 16)) * 0x7FEB352D + high) & _LOW_32
+    hashed = ((hashed ^ (hashed >> 15)) * 0x846CA68B) & _LOW_32
+    return (hashed * side) >> 32
 
 
 def _added(value: Tensor, change: Tensor, sign: int, side: int) -> Tensor:
