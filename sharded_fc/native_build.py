@@ -38,7 +38,7 @@ _BUILD_TIMEOUT_S = 120  # two seconds on an idle machine
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)  # looked up by identity, at every call
 class Native:
     """C++ sources with their headers, and the library they become."""
 
