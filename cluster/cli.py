@@ -52,6 +52,7 @@ def build() -> SubcommandApp:
     app.command(run_commands.baselines)
     app.command(run_commands.report)
     app.command(models_command.models)
+    app.command(models_command.import_weights)
     app.command(cluster, name="cluster", help="The local Ray that jobs without an address use.")
     return app
 

@@ -1,6 +1,9 @@
-"""`facescale models`: the backbones, as a table or as JSON; needs no torch."""
+"""`facescale models` and `import-weights`: the backbones, and weights of other trainers."""
 
 import sys
+from pathlib import Path
+
+from tyro.conf import Positional
 
 from cluster.console import errors_in_one_line, show
 from cluster.errors import Exit
@@ -42,4 +45,34 @@ def models(*, json: bool = False) -> int:
             for name, cell, width in zip(COLUMNS, cells, widths, strict=True)
         )
         sys.stdout.write("  ".join(aligned).rstrip() + "\n")
+    return Exit.OK
+
+
+@errors_in_one_line
+def import_weights(
+    backbone: Positional[str],
+    source: Positional[Path],
+    dest: Positional[Path],
+    /,
+    *,
+    image_size: int | None = None,
+    json: bool = False,
+) -> int:
+    """Turn a network's weights that arcface_torch saved into safetensors for a run file.
+
+    The source is a `backbone.pth` or `model.pt`, or a whole `checkpoint_gpu_0.pt`. It is a pickle:
+    a process with little memory and time reads it, and nothing of it is run. A run file then says
+    `backbone: {name: iresnet50, weights: iresnet50.safetensors}`.
+
+    Args:
+        backbone: the network here: iresnet50 for r50, mbf, vit_b, and so on
+        source: the file of arcface_torch
+        dest: the safetensors file to write; must not exist yet
+        image_size: side of the faces that it was trained with, if not 112
+        json: print the result as JSON
+    """
+    from trainer.backbones import import_arcface_torch
+
+    said = import_arcface_torch.import_weights(backbone, source, dest, image_size=image_size)
+    show(said, as_json=json)
     return Exit.OK

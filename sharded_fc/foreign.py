@@ -7,29 +7,18 @@
 The files are pickles: a limited child process (`foreign_reader.py`) turns them into plain numbers.
 """
 
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from sharded_fc.limited import ask
 from sharded_fc.partition import bounds, chunks
 from sharded_fc.storage import Block
 
 _READER = Path(__file__).with_name("foreign_reader.py")
-
-# What reading may take beyond torch itself: the file mapped, or read and unpacked, and room to
-# convert. The time is for a slow disk's share of CPU: torch starts in 3 s, rows convert at 1 GB/s.
-_ALLOWANCE_A_BYTE = 3
-_ALLOWANCE_BYTES = 512 << 20
-_CPU_SECONDS = 60
-_CPU_SECONDS_A_GIB = 20
 
 
 def insightface_rows(
@@ -83,7 +72,7 @@ def _find(folder: Path) -> list[list[Path]]:
 
 def _read_rank(files: list[Path], scratch: Path, *, num_rows: int) -> dict[str, Tensor]:
     """One rank's tensors, mapped from `scratch`."""
-    answer = _ask(files, scratch)
+    answer = ask(_READER, files, scratch)
     if "error" in answer:
         names = " with ".join(map(str, files))
         raise ValueError(f"{names} cannot be read: {answer['error']}")
@@ -103,29 +92,6 @@ def _read_rank(files: list[Path], scratch: Path, *, num_rows: int) -> dict[str, 
 def _map(path: Path, rows: int, dim: int) -> Tensor:
     flat = torch.from_file(str(path), shared=False, size=rows * dim, dtype=torch.float32)
     return flat.view(rows, dim)
-
-
-def _ask(files: list[Path], scratch: Path) -> dict[str, Any]:
-    """What the limited process says about the files."""
-    size = sum(file.stat().st_size for file in files)
-    limits = (
-        size * _ALLOWANCE_A_BYTE + _ALLOWANCE_BYTES,
-        _CPU_SECONDS + _CPU_SECONDS_A_GIB * (size >> 30),
-    )
-    # An environment of its own: nothing of ours is to be found in it but where libraries are.
-    environment = {n: os.environ[n] for n in ("LD_LIBRARY_PATH",) if n in os.environ}
-    child = subprocess.run(
-        [sys.executable, "-I", _READER, scratch, *map(str, limits), *(f.resolve() for f in files)],
-        check=False,
-        env={**environment, "OMP_NUM_THREADS": "1"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-    )
-    try:
-        return json.loads(child.stdout)
-    except ValueError:
-        reason = child.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
-        return {"error": f"its reader ended with status {child.returncode}: {reason[-1]}"}
 
 
 def _cut(

@@ -21,6 +21,7 @@ from data_pipeline.presets import PRESETS
 from sharded_fc import ShardedHead
 from trainer import backbones, schedule
 from trainer.backbones import table
+from trainer.backbones.weights import load_weights
 from trainer.config import RunConfig
 from trainer.data import make_order, open_data, sample_rules
 from trainer.engine import Engine
@@ -88,8 +89,11 @@ def build(config: RunConfig, topology: Topology) -> Parts:
 def make_engine(config: RunConfig, topology: Topology) -> Engine:
     """The backbone with first weights drawn by the run's seed, and its optimizer."""
     torch.manual_seed(config.seed)  # the same first weights on every rank
+    first = network(config)
+    if config.backbone.weights is not None:
+        load_weights(first, Path(config.backbone.weights))
     return Engine(
-        _network(config),
+        first,
         optimizer=config.optimizer.name,
         momentum=config.optimizer.momentum,
         weight_decay=config.optimizer.weight_decay,
@@ -101,7 +105,8 @@ def make_engine(config: RunConfig, topology: Topology) -> Engine:
     )
 
 
-def _network(config: RunConfig) -> nn.Module:
+def network(config: RunConfig) -> nn.Module:
+    """The run's backbone with weights drawn by torch's generator."""
     return backbones.build(
         config.backbone.name,
         embedding_dim=config.backbone.embedding_dim,
@@ -120,7 +125,7 @@ def _gallery(config: RunConfig, engine: Engine) -> Gallery | None:
     if pool is None:
         return None
     return Gallery(
-        _network(config),
+        network(config),
         engine,
         momentum=pool.gallery_momentum,
         batch_norm=pool.gallery_batchnorm,

@@ -36,6 +36,9 @@ class BackboneConfig:
     """A name that `facescale models` prints."""
     embedding_dim: Annotated[int, Field(ge=2, le=4096)] | None = None
     """Numbers in an embedding; unset takes the network's own."""
+    weights: str | None = None
+    """First weights: a safetensors file of `facescale import-weights`, or a checkpoint's
+    `backbone.safetensors`; relative to the run file. Unset draws them by the seed."""
 
 
 @config
@@ -229,6 +232,8 @@ def absolute(run: RunConfig, base: Path) -> RunConfig:
     datasets = [tree["data"], *((tree["data"]["mix"] or {}).get("others", ()))]
     for entry in [*datasets, *tree["verify"]]:
         entry["path"] = _folder(entry["path"], base)
+    if tree["backbone"]["weights"] is not None:
+        tree["backbone"]["weights"] = str((base / tree["backbone"]["weights"]).resolve())
     if tree["head"]["rows_folder"] is not None:
         tree["head"]["rows_folder"] = str((base / tree["head"]["rows_folder"]).resolve())
     for chosen in filter(None, (dataset["subset"] for dataset in datasets)):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from sharded_fc import foreign, foreign_reader
+from sharded_fc import foreign, foreign_reader, limited, limited_child
 from sharded_fc.foreign import insightface_rows
 from sharded_fc.partition import bounds
 
@@ -64,10 +64,14 @@ def read(folder, *, num_classes=NUM_CLASSES, partition=None, state_widths=None, 
     )
 
 
+def ask_here(_reader, files, folder):
+    return limited_child.answer(foreign_reader.read, files, folder)
+
+
 @pytest.fixture
 def in_process(monkeypatch):
     """Reads without the limited process, whose start takes seconds."""
-    monkeypatch.setattr(foreign, "_ask", foreign_reader.answer)
+    monkeypatch.setattr(foreign, "ask", ask_here)
 
 
 def joined(blocks, name):
@@ -194,15 +198,15 @@ def test_a_file_of_something_else_is_refused_in_one_line(tmp_path, in_process, c
 
 def test_a_file_that_takes_more_memory_than_it_may_is_refused(tmp_path, monkeypatch):
     torch.save(torch.zeros(1 << 16, 1 << 8), tmp_path / "rank_0_softmax_weight.pt")  # 64 MiB
-    monkeypatch.setattr(foreign, "_ALLOWANCE_A_BYTE", 0)
-    monkeypatch.setattr(foreign, "_ALLOWANCE_BYTES", 32 << 20)
+    monkeypatch.setattr(limited, "ALLOWANCE_A_BYTE", 0)
+    monkeypatch.setattr(limited, "ALLOWANCE_BYTES", 32 << 20)
     with pytest.raises(ValueError, match=r"cannot be read: .*[Mm]emory"):
         read(tmp_path, num_classes=1 << 16)
 
 
 def test_a_few_bytes_that_claim_to_be_many_rows_do_not_fill_the_disk(tmp_path, monkeypatch):
     torch.save(torch.zeros(1, 1).expand(1 << 16, 1 << 8), tmp_path / "rank_0_softmax_weight.pt")
-    monkeypatch.setattr(foreign, "_ALLOWANCE_BYTES", 32 << 20)
+    monkeypatch.setattr(limited, "ALLOWANCE_BYTES", 32 << 20)
     with pytest.raises(ValueError, match=r"cannot be read: .*File too large"):
         read(tmp_path, num_classes=1 << 16)
 
@@ -210,6 +214,6 @@ def test_a_few_bytes_that_claim_to_be_many_rows_do_not_fill_the_disk(tmp_path, m
 def test_a_reader_that_ends_without_an_answer_is_reported(tmp_path, monkeypatch):
     save_bare(tmp_path, world=1)
     dead = SimpleNamespace(stdout=b"", stderr=b"first\nKilled\n", returncode=-9)
-    monkeypatch.setattr(foreign.subprocess, "run", lambda *_, **__: dead)
+    monkeypatch.setattr(limited.subprocess, "run", lambda *_, **__: dead)
     with pytest.raises(ValueError, match="its reader ended with status -9: Killed"):
         read(tmp_path)

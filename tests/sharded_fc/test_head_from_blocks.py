@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from sharded_fc import foreign, foreign_reader
+from sharded_fc import foreign
 from sharded_fc.foreign import insightface_rows
 from sharded_fc.identities import edited
 from sharded_fc.identity_map import IdentityMap
+from tests.sharded_fc.test_foreign import ask_here
 
 OPTIONS = {"embedding_dim": 4, "scale": 16.0, "learning_rate": 0.1}
 CURRICULAR = {**OPTIONS, "num_classes": 19, "sub_centres": 2, "optimizer": "adamw"}
@@ -88,7 +89,7 @@ def test_a_head_starts_from_insightfaces_files(tmp_path, monkeypatch):
     for rank, rows in enumerate(centre.split([4, 4, 3])):
         torch.save(rows.clone(), tmp_path / f"rank_{rank}_softmax_weight.pt")
         torch.save(-rows.clone(), tmp_path / f"rank_{rank}_softmax_weight_mom.pt")
-    monkeypatch.setattr(foreign, "_ask", foreign_reader.answer)  # a process takes seconds to start
+    monkeypatch.setattr(foreign, "ask", ask_here)  # a process takes seconds to start
     head = ShardedHead(11, margin=ArcFace(0.5), **OPTIONS)
     rows = insightface_rows(
         tmp_path, num_classes=11, partition=head.partition, state_widths={"momentum": 4}

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from data_pipeline.pairs import PairSet
-from trainer import backbones, checkpoint, config, manifest
+from trainer import build, checkpoint, config, manifest
+from trainer.backbones.weights import load_weights
 from trainer.errors import RunError
 from trainer.evaluate.embed import verify
 from trainer.topology import choose_device
@@ -29,12 +29,8 @@ def verify_run(folder: Path, pairs: Path, *, threads: int) -> dict[str, Any]:
     if path is None:
         raise RunError(f"{folder} has no checkpoint to verify{'; '.join(['', *refused])}")
     device = choose_device(0)
-    network = backbones.build(
-        run.backbone.name,
-        embedding_dim=run.backbone.embedding_dim,
-        image_size=run.data.image_size,
-    )
-    network.load_state_dict(load_file(path / "backbone.safetensors"))
+    network = build.network(run)
+    load_weights(network, path / "backbone.safetensors")
     network.to(device).eval()
     result = verify(
         network,
