@@ -18,7 +18,7 @@ from trainer.evaluate.verification import tar_at
 FAMILY, FAMILY_COSINE = 10, 0.5
 IDENTITY_DIM, CIRCUMSTANCE_DIM, OBSERVED_DIM = 32, 32, 128
 CIRCUMSTANCES = 2.0  # their strength, the identity's is 1
-NOISE = 0.1
+NOISE = 0.3
 HIDDEN_DIM = 512
 FAR = 1e-3
 IMPOSTOR_PAIRS = 1_000_000
