@@ -5,7 +5,7 @@ from pathlib import Path
 from sharded_fc.native_build import Native
 
 _FOLDER = Path(__file__).parent
-_SOURCES = ("drconv", "tvconv")
+_SOURCES = ("drconv", "drconv_backward", "tvconv")
 
 LAYERS = Native(
     name="layers",

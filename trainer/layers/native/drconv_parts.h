@@ -87,10 +87,10 @@ inline void multiply(const float* rows, int64_t between, const float* panel, int
     }
 }
 
-template <class Work, int SIZE = TILE>
+template <int SIZE = TILE, class Work>
 inline void with_size(int64_t size, Work work) {
     if constexpr (SIZE > 1) {
-        if (size < SIZE) return with_size<Work, SIZE - 1>(size, work);
+        if (size < SIZE) return with_size<SIZE - 1>(size, work);
     }
     work(std::integral_constant<int, SIZE>{});
 }
@@ -358,12 +358,13 @@ public:
                      [&](int64_t t) { return at(t, block - first_block) + tap * piece; });
             }
     }
-    // Panels of [outputs, COLUMNS] of all regions, for a tap and a block of inputs.
-    void make_backward(int64_t group, int64_t tap, int64_t block) {
+    // Panels of [outputs, COLUMNS] of all regions, for a tap and blocks of inputs.
+    void make_backward(int64_t group, int64_t tap, int64_t first_block, int64_t last_block) {
         need([](int64_t) { return true; });
-        fill(tap, panel_, panel_,
-             [&](int64_t own) { return tables_.backward(own, group, tap, block, 0); },
-             [&](int64_t t) { return at(t, 0); });
+        for (int64_t block = first_block; block < last_block; ++block)
+            fill(tap, panel_, panel_,
+                 [&](int64_t own) { return tables_.backward(own, group, tap, block, 0); },
+                 [&](int64_t t) { return at(t, block - first_block); });
     }
 
 private:
