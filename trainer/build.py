@@ -21,8 +21,10 @@ from data_pipeline.presets import PRESETS
 from sharded_fc import ShardedHead
 from trainer import backbones, schedule
 from trainer.backbones import table
+from trainer.backbones.replace import Rule
 from trainer.backbones.weights import load_weights
 from trainer.config import RunConfig
+from trainer.config_backbone import ReplaceConfig
 from trainer.data import make_order, open_data, sample_rules
 from trainer.engine import Engine
 from trainer.errors import RunError
@@ -111,7 +113,14 @@ def network(config: RunConfig) -> nn.Module:
         config.backbone.name,
         embedding_dim=config.backbone.embedding_dim,
         image_size=config.data.image_size,
+        rules=[_rule(replace) for replace in config.backbone.replace],
     )
+
+
+def _rule(chosen: ReplaceConfig) -> Rule:
+    options = {f.name: getattr(chosen.by, f.name) for f in fields(chosen.by)}
+    kind = options.pop("kind")
+    return Rule(what=chosen.what, stages=chosen.stages, kind=kind, options=options)
 
 
 def _labels(config: RunConfig, dataset: Dataset) -> StepLabels | None:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from data_pipeline.addresses import redacted
-from trainer.backbones.table import BACKBONES
+from trainer.config_backbone import BackboneConfig
 from trainer.config_data import DataConfig
 from trainer.config_fields import NonNegative, Positive, Rate, Share, ShareBelowOne, config
 from trainer.config_head import HeadConfig
@@ -20,25 +20,6 @@ from trainer.errors import RunFileError
 
 RUN_NAME = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 """A run's name is a folder, a label and a job id: an RFC 1123 label is safe as all three."""
-
-
-def _known_backbone(name: str) -> str:
-    if name not in BACKBONES:
-        raise ValueError(f"no backbone of this name; there are {', '.join(sorted(BACKBONES))}")
-    return name
-
-
-@config
-class BackboneConfig:
-    """The network that turns a face into an embedding."""
-
-    name: Annotated[str, AfterValidator(_known_backbone)] = "mobilefacenet"
-    """A name that `facescale models` prints."""
-    embedding_dim: Annotated[int, Field(ge=2, le=4096)] | None = None
-    """Numbers in an embedding; unset takes the network's own."""
-    weights: str | None = None
-    """First weights: a safetensors file of `facescale import-weights`, or a checkpoint's
-    `backbone.safetensors`; relative to the run file. Unset draws them by the seed."""
 
 
 @config
@@ -227,7 +208,7 @@ def read_tree(path: Path) -> dict[str, Any]:
 
 def absolute(run: RunConfig, base: Path) -> RunConfig:
     """The same run with its paths made absolute against the folder of the run file."""
-    tree = SCHEMA.dump_python(run)
+    tree = SCHEMA.dump_python(run, by_alias=True)
     tree["runs"] = str((base / run.runs).resolve())
     datasets = [tree["data"], *((tree["data"]["mix"] or {}).get("others", ()))]
     for entry in [*datasets, *tree["verify"]]:
@@ -284,7 +265,7 @@ def apply_change(tree: dict[str, Any], change: str) -> None:
 
 def plain(run: RunConfig) -> dict[str, Any]:
     """The whole tree as plain values, defaults included: what a checkpoint keeps."""
-    return SCHEMA.dump_python(run, mode="json")
+    return SCHEMA.dump_python(run, mode="json", by_alias=True)
 
 
 def dump(run: RunConfig) -> str:

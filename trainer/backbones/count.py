@@ -1,25 +1,22 @@
 """Parameters and multiply-adds of a network, part by part.
 
-Convolutions, linear layers and what else a layer says of itself, bias not counted, as papers count;
-a batch of one on torch's meta device, so nothing is computed.
+Convolutions, linear layers and attention, bias not counted, as papers count; a batch of one on
+torch's meta device, so nothing is computed. What serves many images at once, such as the network
+that makes TVConv's weights, counts for none.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from trainer.backbones.vit import Attention
+from trainer.layers.tvconv import TVConv2d
 
-@runtime_checkable
-class CountsItself(Protocol):
-    """A layer with products that are no convolution or linear layer inside it."""
-
-    def multiply_adds(self, image: Tensor, /) -> int:
-        """Of those products, for this input."""
-        ...
+WHOLE = (TVConv2d,)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,17 +34,11 @@ def count(network: nn.Module, image_size: tuple[int, int]) -> dict[str, Cost]:
 
     def counter(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            cost = 0
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                # Every output value is one dot product with a row of the weight.
-                cost += output.numel() * layer.weight[0].numel()
-            if isinstance(layer, CountsItself):
-                cost += layer.multiply_adds(*inputs)
-            multiply_adds[name] = multiply_adds.get(name, 0) + cost
+            multiply_adds[name] = multiply_adds.get(name, 0) + _cost(layer, inputs, output)
 
         return add
 
-    for name, layer in shadow.named_modules():
+    for name, layer in _counted(shadow, ""):
         layer.register_forward_hook(counter(name))
     with torch.no_grad():
         shadow(torch.empty(1, 3, *image_size, device="meta"))
@@ -66,3 +57,25 @@ def count(network: nn.Module, image_size: tuple[int, int]) -> dict[str, Cost]:
             multiply_adds=sum(multiply_adds.values()),
         )
     }
+
+
+def _counted(part: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
+    """All modules but those inside layers that say themselves what an image costs."""
+    yield name, part
+    if not isinstance(part, WHOLE):
+        for child, inside in part.named_children():
+            yield from _counted(inside, f"{name}.{child}" if name else child)
+
+
+def _cost(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> int:
+    """Multiply-adds of a layer, beyond those of the layers inside it."""
+    match layer:
+        case nn.Conv2d() | nn.Linear():
+            # Every output value is one dot product with a row of the weight.
+            return output.numel() * layer.weight[0].numel()
+        case Attention():
+            return layer.multiply_adds(*inputs)
+        case TVConv2d():
+            return layer.multiply_adds
+        case _:
+            return 0

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from trainer import backbones
+from trainer import build
 from trainer.backbones import table
 from trainer.planning.constants import BackboneCost, Constants
 from trainer.planning.request import Request
@@ -45,11 +45,8 @@ class BackboneSeconds:
 
 def parameters(request: Request) -> int:
     """Weights of the network at its size; made on the meta device."""
-    chosen, run = request.run.backbone, request.run
     with torch.device("meta"):
-        network = backbones.build(
-            chosen.name, embedding_dim=chosen.embedding_dim, image_size=run.data.image_size
-        )
+        network = build.network(request.run)
     return sum(parameter.numel() for parameter in network.parameters())
 
 
@@ -58,9 +55,8 @@ def activation_bytes(request: Request) -> int:
 
     Two batches are compared, so that what is kept once, such as weights in two bytes, drops out.
     """
-    chosen, run = request.run.backbone, request.run
-    side = run.data.image_size
-    network = backbones.build(chosen.name, embedding_dim=chosen.embedding_dim, image_size=side)
+    run, side = request.run, request.run.data.image_size
+    network = build.network(run)
     low = run.engine.precision == "bf16"
 
     def saved(batch: int) -> int:
