@@ -239,7 +239,9 @@ def _parts(
     if problem.sampler is not None:
         certain = batch.label
         if problem.miner is not None:
-            mined = problem.miner.classes(batch.embedding, batch.label, batch.counted)
+            mined = problem.miner.classes(
+                batch.embedding, batch.label, batch.counted, batch.class_range
+            )
             certain = torch.cat([certain, mined])
         return problem.sampler.parts(certain, step=step, chunk=chunk, next_label=next_label)
     rows = problem.softmax.rows

@@ -155,12 +155,16 @@ extern "C" void move_rows(const Lists* lists, const int64_t* index, int64_t rows
 
 // For each query the `most` members of its lists whose codes differ least from its own, as
 // (distance, global row) in one integer, ascending; the largest integer where there are fewer.
+// `range`, where it is given, are the global rows [first, last) that each query may find.
 extern "C" void search_lists(const Lists* lists, const int32_t* probed, const uint64_t* query_code,
-                             int64_t queries, int64_t probes, int64_t most, int64_t* found) {
+                             const int64_t* range, int64_t queries, int64_t probes, int64_t most,
+                             int64_t* found) {
 #pragma omp parallel for num_threads(int(lists->threads)) schedule(dynamic)
     for (int64_t query = 0; query < queries; ++query) {
         int64_t* best = found + query * most;
         std::fill(best, best + most, std::numeric_limits<int64_t>::max());
+        const int64_t first = range ? range[2 * query] : 0;
+        const int64_t last = range ? range[2 * query + 1] : std::numeric_limits<int64_t>::max();
         uint64_t distance[SPAN];
         for (int64_t probe = 0; probe < probes; ++probe) {
             const int32_t list = probed[query * probes + probe];
@@ -179,7 +183,7 @@ extern "C" void search_lists(const Lists* lists, const int32_t* probed, const ui
                     if (distance[i] > worst) continue;
                     const int64_t row = lists->first_row + lists->member[begin + i];
                     const int64_t key = int64_t(distance[i] << KEY_BITS) | row;
-                    if (key >= best[most - 1]) continue;
+                    if (key >= best[most - 1] || row < first || row >= last) continue;
                     int64_t at = most - 1;
                     for (; at && best[at - 1] > key; --at) best[at] = best[at - 1];
                     best[at] = key;

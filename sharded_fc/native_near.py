@@ -112,6 +112,7 @@ def search_lists(
     probed: Int[Tensor, "queries probes"],
     query_code: Int[Tensor, "words queries"],
     *,
+    row_range: Int[Tensor, "queries 2"] | None,
     first_row: int,
     most: int,
 ) -> Int[Tensor, "queries most"] | None:
@@ -120,12 +121,14 @@ def search_lists(
     if compiled is None:
         return None
     probed, query_code = probed.contiguous(), query_code.contiguous()
+    ranges = None if row_range is None else row_range.contiguous()
     queries, probes = probed.shape
     found = torch.empty(queries, most, dtype=torch.int64)
     compiled["search_lists"](
         ctypes.byref(_described(lists, first_row=first_row)),
         _at(probed),
         _at(query_code),
+        None if ranges is None else _at(ranges),
         ctypes.c_int64(queries),
         ctypes.c_int64(probes),
         ctypes.c_int64(most),

@@ -102,6 +102,11 @@ class HeadConfig:
                 f"rows: {self.rows} without sampling would move every row in every step; add"
                 " head.sampling, or keep rows: device"
             )
+        if self.rows != "device" and self.sampling is not None and self.sampling.hard_share:
+            raise ValueError(
+                f"sampling.hard_share with rows: {self.rows}: which rows it wants is not known a"
+                " step ahead, so they cannot be read in time; use hard_share: 0, or rows: device"
+            )
         if self.rows == "device" and self.rows_folder is not None:
             raise ValueError("rows_folder is for rows: host or mapped; name one of them")
 

@@ -34,15 +34,19 @@ class Miner:
         embedding: Float[Tensor, "batch dim"],
         label: Int[Tensor, " batch"],
         counted: Bool[Tensor, " batch"],
+        class_range: Int[Tensor, "2 batch"] | None = None,
     ) -> Int[Tensor, " mined"]:
         """Distinct classes near the counted samples of the global batch, ascending.
 
-        Samples' own classes are not looked for, but another's may be among them.
+        Samples' own classes are not looked for, but another's may be among them. Each finds classes
+        of its `class_range` [start, stop) alone.
         Collectives: one all_gather of a few integers a sample.
         """
         most = min(_MOST, max(1, self._count // max(len(label), 1)))
         # A sample's own class is likely to be the nearest: room for its rows.
-        found = self._index.near(embedding, most=most + self._sub_centres)
+        row_range = None if class_range is None else class_range.t() * self._sub_centres
+        most_rows = most + self._sub_centres
+        found = self._index.near(embedding, most=most_rows, row_range=row_range)
         keys = self._ranks.all_gather(found).transpose(0, 1).flatten(1)
         own = (keys & ((1 << KEY_BITS) - 1)) // self._sub_centres == label.unsqueeze(1)
         keys = keys.masked_fill(own | ~counted.unsqueeze(1), NOTHING)

@@ -44,16 +44,28 @@ class NearIndex:
         self._lists = None
 
     def near(
-        self, embedding: Float[Tensor, "queries dim"], *, most: int
+        self,
+        embedding: Float[Tensor, "queries dim"],
+        *,
+        most: int,
+        row_range: Int[Tensor, "queries 2"] | None = None,
     ) -> Int[Tensor, "queries most"]:
-        """Keys of the rows nearest to each embedding, ascending, then `NOTHING`."""
+        """Keys of the rows nearest to each embedding, ascending, then `NOTHING`.
+
+        With a `row_range` [first, last) of global rows none outside of it is found for a query.
+        """
         if self._lists is None:
             self._lists = self._built()
         probed, code = self._signatures.of_queries(embedding, probes=self.probes)
         found = native_near.search_lists(
-            self._lists, probed, code, first_row=self._rows.start, most=most
+            self._lists,
+            probed,
+            code,
+            row_range=row_range,
+            first_row=self._rows.start,
+            most=most,
         )
-        return self._search(self._lists, probed, code, most) if found is None else found
+        return self._search(self._lists, probed, code, row_range, most) if found is None else found
 
     def touch(self, index: Int[Tensor, " n"]) -> None:
         """Assign rows anew, counted within the partition, none twice."""
@@ -78,7 +90,14 @@ class NearIndex:
             num_lists=self._signatures.num_lists,
         )
 
-    def _search(self, lists: Lists, probed: Tensor, code: Tensor, most: int) -> Tensor:
+    def _search(
+        self,
+        lists: Lists,
+        probed: Tensor,
+        code: Tensor,
+        row_range: Tensor | None,
+        most: int,
+    ) -> Tensor:
         found = torch.full((len(probed), most), NOTHING, device=code.device)
         each = max(1, probed.shape[1] * len(self._rows) // self._signatures.num_lists)
         for first, last in chunks(len(probed), max(1, _CANDIDATES // each)):
@@ -90,7 +109,11 @@ class NearIndex:
             query = torch.arange(last - first, device=code.device)
             query = query.repeat_interleave(length.sum(1))
             distance = _bits_set(lists.code[:, place] ^ code[:, first + query]).sum(0)
-            key = (distance << KEY_BITS) | (lists.member[place] + self._rows.start)
+            row = lists.member[place] + self._rows.start
+            key = (distance << KEY_BITS) | row
+            if row_range is not None:
+                low, high = row_range[first + query].unbind(1)
+                key[(row < low) | (row >= high)] = NOTHING
             # By query, then by key: two stable sorts.
             key, order = key.sort()
             query, again = query[order].sort(stable=True)

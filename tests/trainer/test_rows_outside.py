@@ -70,6 +70,10 @@ def test_rows_lie_in_the_run_folder_unless_another_is_named(tmp_path: Path):
     ("head", "told"),
     [
         ({"rows": "mapped", "sampling": None}, "add head.sampling, or keep rows: device"),
+        (
+            {"rows": "host", "sampling": {"rate": 0.4, "hard_share": 0.1}},
+            "not known a step ahead.*use hard_share: 0, or rows: device",
+        ),
         ({"rows_folder": "fast"}, "rows_folder is for rows: host or mapped"),
         ({"rows": "disk"}, "head.rows"),
     ],

@@ -9,7 +9,18 @@ from tests.sharded_fc.sampling.clusters import brute_force, clustered_centres
 CPU = torch.device("cpu")
 
 
-def mine(centre, embedding, label, *, count, sub_centres=1, counted=None, probes=1000, cut=None):
+def mine(
+    centre,
+    embedding,
+    label,
+    *,
+    count,
+    sub_centres=1,
+    counted=None,
+    probes=1000,
+    cut=None,
+    ranges=None,
+):
     """The classes mined by this rank of all; `centre` has all ranks' rows."""
     from sharded_fc.collectives import Ranks
     from sharded_fc.partition import bounds
@@ -39,7 +50,7 @@ def mine(centre, embedding, label, *, count, sub_centres=1, counted=None, probes
         NearIndex(rows, signatures, probes=probes), ranks, count=count, sub_centres=sub_centres
     )
     counted = torch.ones_like(label, dtype=torch.bool) if counted is None else counted
-    return miner.classes(embedding, label, counted)
+    return miner.classes(embedding, label, counted, ranges)
 
 
 def test_the_nearest_classes_of_each_sample_are_mined_but_its_own():
@@ -86,3 +97,21 @@ def test_samples_that_do_not_count_mine_nothing():
     assert torch.equal(mine(centre, embedding, label, count=6, counted=counted), both)
     with_all = mine(centre, embedding, label, count=6)
     assert 100 in with_all  # nobody's face is near some class all the same
+
+
+@pytest.mark.parametrize("sub_centres", [1, 2])
+def test_a_sample_mines_classes_that_it_competes_with_and_no_fewer(sub_centres):
+    """Two datasets of the same people: the nearest other classes are the other set's, not ours."""
+    half = clustered_centres(40, 5, dim=256).repeat_interleave(sub_centres, 0)
+    centre = torch.cat([half, half + 0.001])
+    label = torch.tensor([3, 100, 203, 399])
+    embedding = centre[label * sub_centres]
+    start = torch.where(label < 200, 0, 200)
+    ranges = torch.stack([start, start + 200])
+    mine_of = {"count": 16 * sub_centres, "sub_centres": sub_centres}
+    mined = mine(centre, embedding, label, **mine_of, ranges=ranges)
+    wanted = brute_force(centre[label[:2] * sub_centres], half, most=5 * sub_centres)
+    wanted = (wanted // sub_centres).unique()
+    assert torch.equal(mined[mined < 200], wanted[~torch.isin(wanted, label)])
+    assert (mined >= 200).sum() == 8
+    assert {203, 300} <= set(mine(centre, embedding, label, **mine_of).tolist())

@@ -64,6 +64,23 @@ def test_a_search_finds_the_same_with_and_without_compiled_code(monkeypatch, pro
     assert torch.equal(found["1"], found["1"].sort(dim=1).values)
 
 
+@pytest.mark.parametrize("switch", ["1", "0"])
+def test_a_query_finds_rows_of_its_range_alone_and_as_many_as_without_the_others(
+    monkeypatch, switch
+):
+    """Among the rows of the range alone the same are nearest: a key says nothing of other rows."""
+    monkeypatch.setenv(SWITCH, switch)
+    centre = clustered_centres(60, 5, dim=64)
+    embedding = centre[:20] + 0.05
+    index = index_of(centre, probes=1000)
+    everything = rows_of(index.near(embedding, most=300))
+    first = torch.arange(20) * 10
+    ranges = torch.stack([first, first + 50], 1)
+    found = rows_of(index.near(embedding, most=7, row_range=ranges))
+    for rows, ours, (low, high) in zip(everything, found, ranges.tolist(), strict=True):
+        assert ours == [row for row in rows if low <= row < high][:7]
+
+
 def test_a_rotated_row_keeps_its_angles():
     """The transform's axes are orthogonal: a list's is as near to a row as its coordinate says."""
     signatures = Signatures(300, num_rows=10**6, seed=1, device=CPU)
