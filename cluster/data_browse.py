@@ -33,7 +33,13 @@ def browse(
         json: print the link as JSON
     """
     from cluster.browse.server import serve
+    from data_pipeline.addresses import is_address
 
+    if is_address(str(dataset)) and not dataset.exists():
+        raise ClusterError(
+            "an address cannot be shown; make a dataset of what lies there first: "
+            "facescale data index ADDRESS FOLDER"
+        )
     if image_size is not None and not 16 <= image_size <= 512:
         raise ClusterError(f"--image-size is {image_size}; it must be from 16 to 512")
     if not 0 <= port <= 65535:

@@ -2,7 +2,8 @@
 
 Credentials are found by the storage's own library (its environment, files, the machine's role);
 nothing here takes, keeps or prints any, and of a library's error only its kind is told, because
-its text may hold a signed address. A read that breaks off is taken up where it broke off.
+its text may hold a signed address. What fails for now is tried again, and a read that breaks off is
+taken up where it broke off.
 """
 
 import os
@@ -14,13 +15,12 @@ from typing import Any, Protocol, runtime_checkable
 
 from data_pipeline.addresses import OBJECT_STORES, Address
 from data_pipeline.errors import DataError
-from data_pipeline.https import AnswerError, open_https
+from data_pipeline.https import open_https
+from data_pipeline.object_stores import filesystem as filesystem_of
+from data_pipeline.patience import Patience
 
 PRIVATE_HOSTS = "FACESCALE_PRIVATE_HOSTS"
-TRIES = 6  # in a row without a byte; with the waits below, a minute or so
-FIRST_WAIT_S = 1.0  # doubled from try to try
 BLOCK_BYTES = 8 << 20  # of one request to object storage: large enough to hide its latency
-LIBRARIES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs"}
 
 
 @runtime_checkable  # by the shape checks of the tests
@@ -46,13 +46,13 @@ class Remote:
         Args:
             private_hosts: web hosts that may have an address in a private network
             context: certificates that are trusted; by default those of the machine
-            filesystem: what makes fsspec's file system of a scheme; by default fsspec
+            filesystem: what makes fsspec's file system of a scheme; by default `object_stores`
             sleep: waits so many seconds before another try
         """
         self._private_hosts = tuple(private_hosts)
         self._context = context
-        self._filesystem = filesystem or _filesystem
-        self._sleep = sleep
+        self._filesystem = filesystem or filesystem_of
+        self._patience = Patience(sleep)
 
     @classmethod
     def of_node(cls, environ: Mapping[str, str] = os.environ) -> "Remote":
@@ -62,18 +62,16 @@ class Remote:
 
     def open(self, address: Address, *, start: int = 0) -> "RemoteFile":
         """The bytes of a file from `start` on."""
-        return RemoteFile(address, start, connect=self._connect, sleep=self._sleep)
+        return RemoteFile(address, start, connect=self._connect, patience=self._patience)
 
     def tars_below(self, address: Address) -> list[Address]:
         """The addresses of the `.tar` files in a folder of object storage, sorted."""
         if address.scheme not in OBJECT_STORES:
             raise DataError(f"{address} cannot be listed; write its tars' addresses into a file")
-        try:
-            names = self._filesystem(address.scheme).ls(_path(address).rstrip("/"), detail=False)
-        except (DataError, MemoryError):
-            raise
-        except Exception as error:
-            raise DataError(f"{address} cannot be listed ({_kind(error)})") from error
+        names = self._patience.ask(
+            lambda: self._filesystem(address.scheme).ls(_path(address).rstrip("/"), detail=False),
+            address,
+        )
         found = [
             Address.parse(f"{address.scheme}://{str(name).lstrip('/')}")
             for name in names
@@ -110,42 +108,28 @@ class RemoteFile:
         start: int,
         *,
         connect: Callable[[Address, int], _Stream],
-        sleep: Callable[[float], object],
+        patience: Patience,
     ) -> None:
         self._address = address
         self._position = start
         self._connect = connect
-        self._sleep = sleep
+        self._patience = patience
         self._stream: _Stream | None = None
 
     def read(self, size: int, /) -> bytes:
         """At most `size` bytes, none at the end.
 
         Raises:
-            DataError: the file is not there, may not be read, or failed `TRIES` times in a row.
+            DataError: the file is not there, may not be read, or failed again and again.
         """
-        for attempt in range(TRIES):
-            try:
-                if self._stream is None:
-                    self._stream = self._connect(self._address, self._position)
-                content = self._stream.read(size)
-            except (DataError, MemoryError):
-                raise
-            except (FileNotFoundError, PermissionError) as error:
-                what = "is not there" if isinstance(error, FileNotFoundError) else "may not be read"
-                raise DataError(f"{self._address} {what}") from error
-            except Exception as error:  # every storage library has kinds of its own
-                self.close()
-                if attempt == TRIES - 1:
-                    raise DataError(
-                        f"{self._address} cannot be read, after {TRIES} tries ({_kind(error)}); "
-                        "check the network and the credentials of this machine"
-                    ) from error
-                self._sleep(FIRST_WAIT_S * 2**attempt)
-            else:
-                self._position += len(content)
-                return content
-        raise AssertionError("the last try returns or raises")
+        content = self._patience.ask(lambda: self._read(size), self._address, failed=self.close)
+        self._position += len(content)
+        return content
+
+    def _read(self, size: int) -> bytes:
+        if self._stream is None:
+            self._stream = self._connect(self._address, self._position)
+        return self._stream.read(size)
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -162,27 +146,6 @@ class RemoteFile:
         self.close()
 
 
-def _filesystem(scheme: str) -> Any:
-    import fsspec
-
-    try:
-        return fsspec.filesystem(scheme)
-    except ImportError as error:
-        raise DataError(
-            f"{scheme}:// needs the package {LIBRARIES[scheme]}: pip install 'facescale[{scheme}]'"
-        ) from error
-
-
 def _path(address: Address) -> str:
     """As fsspec's file systems want it; they take the scheme off again where they do not."""
     return f"{address.host}{address.path}"
-
-
-def _kind(error: Exception) -> str:
-    """What kind of error it is; its text only where we wrote it."""
-    if isinstance(error, AnswerError):
-        return str(error)
-    name = type(error).__name__
-    if isinstance(error, OSError) and (error.errno or 0) > 0:
-        return f"{name}: {os.strerror(error.errno or 0)}"
-    return name

@@ -85,6 +85,7 @@ def test_forgotten_pages_close_by_themselves(dataset):
     ("words", "code", "message"),
     [
         (["nowhere"], 1, "there is no dataset at nowhere"),
+        (["gs://key:secret@bucket/faces"], 2, "make a dataset of what lies there first"),
         ([Path(__file__).parent], 1, "is not a packed dataset"),
         (["nowhere", "--port=65536"], 2, "--port is 65536"),
         (["nowhere", "--image-size=8"], 2, "--image-size is 8; it must be from 16 to 512"),
@@ -94,5 +95,6 @@ def test_what_cannot_be_shown_is_refused_in_one_line(words, code, message):
     process = start(*words)
     out, errors = process.communicate(timeout=60)
     assert (process.returncode, out) == (code, "")
+    assert "secret" not in errors
     assert errors.count("\n") == 1
     assert message in errors

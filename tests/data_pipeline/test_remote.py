@@ -1,15 +1,17 @@
 """What a storage library or a network does wrong is tried again, or told without its text."""
 
 import io
+import sys
 
-import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from data_pipeline import remote as remote_module
 from data_pipeline.addresses import Address
 from data_pipeline.errors import DataError
-from data_pipeline.remote import TRIES, Remote
+from data_pipeline.object_stores import LIBRARIES
+from data_pipeline.patience import TRIES
+from data_pipeline.remote import Remote
 from tests.data_pipeline.web import serving
 
 CONTENT = bytes(range(256)) * 40
@@ -64,7 +66,7 @@ def test_object_storage_is_read_from_any_place_on(remote):
 def test_a_folder_of_object_storage_lists_its_tars(remote):
     found = remote.tars_below(Address.parse("s3://bucket/faces/"))
     assert [str(a) for a in found] == ["s3://bucket/faces/a.tar", "s3://bucket/faces/b.tar"]
-    with pytest.raises(DataError, match=r"holds no .tar files|cannot be listed"):
+    with pytest.raises(DataError, match="is not there"):
         remote.tars_below(Address.parse("s3://bucket/nothing/"))
     with pytest.raises(DataError, match="write its tars' addresses into a file"):
         remote.tars_below(Address.parse("https://example.org/faces/"))
@@ -84,6 +86,18 @@ def test_a_store_that_goes_on_failing_is_an_error_that_tells_no_secret(remote, s
         read(remote, STORED)
     assert "secret" not in str(caught.value)
     assert len(waits) == TRIES - 1
+
+
+def test_while_a_network_is_down_only_the_first_file_is_waited_for(remote, store, waits):
+    store.faults = [ConnectionError()] * (TRIES + 2)
+    messages = [r"after 6 tries \(Conn", r"cannot be read either \(Conn", r"be read either"]
+    for message in messages:
+        with pytest.raises(DataError, match=message):
+            read(remote, STORED)
+    assert len(waits) == TRIES - 1
+    assert read(remote, STORED) == CONTENT
+    store.faults = [ConnectionError()]
+    assert read(remote, STORED) == CONTENT, "patient again"
 
 
 @pytest.mark.parametrize(
@@ -109,13 +123,13 @@ def test_a_read_that_breaks_off_goes_on_where_it_broke_off(tmp_path, waits):
     assert waits == [1.0, 1.0, 1.0]
 
 
-def test_a_missing_library_is_named_with_the_way_to_get_it(monkeypatch):
-    def missing(scheme):
-        raise ImportError(scheme)
-
-    monkeypatch.setattr(fsspec, "filesystem", missing)
-    with pytest.raises(DataError, match=r"gs:// needs the package gcsfs.*facescale\[gs\]"):
-        read(Remote(), Address.parse("gs://bucket/a.tar"))
+@pytest.mark.parametrize(("scheme", "library"), LIBRARIES.items())
+def test_a_missing_library_is_named_with_the_way_to_get_it(scheme, library, monkeypatch):
+    monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.setitem(sys.modules, f"{library}.core", None)
+    monkeypatch.delitem(sys.modules, f"data_pipeline.object_stores.{scheme}", raising=False)
+    with pytest.raises(DataError, match=rf"needs the package {library}.*facescale\[{scheme}\]"):
+        read(Remote(), Address.parse(f"{scheme}://bucket/a.tar"))
 
 
 def test_a_file_of_this_machine_is_read_too_but_nothing_else(tmp_path, waits):
