@@ -4,7 +4,6 @@ Every backbone names its parts alike: stage n, the child `stage<n>`, ends in a m
 the image's sides, and stage 0 is the child `stem`. A stage's children are its blocks.
 """
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from trainer.backbones.count import without_replaced
 from trainer.backbones.replacements import REPLACEMENTS, Site
 from trainer.errors import RunError
 from trainer.layers.squeeze_excite import SqueezeExcite
@@ -99,7 +99,7 @@ def _convolutions(part: nn.Module, name: str, what: str) -> Iterator[tuple[str, 
 
 def _map_sizes(network: nn.Module, image_size: tuple[int, int]) -> dict[str, tuple[int, int]]:
     """Height and width of every convolution's output for images of this size."""
-    shadow = copy.deepcopy(network).to("meta").eval()
+    shadow = without_replaced(network)
     sizes: dict[str, tuple[int, int]] = {}
     for name, layer in shadow.named_modules():
         if isinstance(layer, nn.Conv2d):

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from trainer.errors import RunError
+from trainer.layers.drconv import DRConv2d, Guide
 from trainer.layers.tvconv import TVConv2d
 
 
@@ -38,5 +39,40 @@ def _tvconv(site: Site, options: dict[str, Any]) -> nn.Module:
     return TVConv2d(layer.in_channels, side, stride=stride, map_size=site.map_size, **options)
 
 
-REPLACEMENTS: dict[str, Callable[..., list[nn.Module]]] = {"tvconv": tvconv}
+def drconv(
+    sites: Sequence[Site], *, guide: Literal["block", "own"] = "block", **options: Any
+) -> list[nn.Module]:
+    """Region-aware ones of the same shapes; `options` are `DRConv2d`'s.
+
+    With `guide="block"` the first has a guide, which the others of its block follow.
+    """
+    layers: list[nn.Module] = []
+    first: Guide | Literal["own"] = "own"
+    for site in sites:
+        layer = site.layer
+        assert isinstance(layer.padding, tuple)
+        assert layer.dilation == (1, 1)
+        made = DRConv2d(
+            layer.in_channels,
+            layer.out_channels,
+            _pair(layer.kernel_size),
+            stride=_pair(layer.stride),
+            padding=_pair(layer.padding),
+            groups=layer.groups,
+            bias=layer.bias is not None,
+            guide=first,
+            **options,
+        )
+        if guide == "block" and made.guide is not None:
+            first = made.guide
+        layers.append(made)
+    return layers
+
+
+def _pair(numbers: tuple[int, ...]) -> tuple[int, int]:
+    first, second = numbers
+    return first, second
+
+
+REPLACEMENTS: dict[str, Callable[..., list[nn.Module]]] = {"drconv": drconv, "tvconv": tvconv}
 """Called with the sites of one block, in order, and a rule's options; gives a layer for each."""
