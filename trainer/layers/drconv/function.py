@@ -37,7 +37,14 @@ def region_conv(
     """
     assert (guide is None) != (guide_weight is None)
     out, mask = _RegionConv.apply(
-        image, guide, guide_weight, filters.coefficient, filters.table, bias, geometry
+        image,
+        guide,
+        guide_weight,
+        filters.coefficient,
+        filters.table,
+        bias,
+        geometry,
+        torch.is_grad_enabled(),
     )
     return out, mask
 
@@ -53,9 +60,10 @@ class _RegionConv(torch.autograd.Function):
         table: Tensor,
         bias: Tensor | None,
         geometry: Geometry,
+        keep: bool,
     ) -> tuple[Tensor, Tensor]:
         filters = Filters(coefficient, table)
-        done = native.forward(image, guide, guide_weight, filters, bias, geometry)
+        done = native.forward(image, guide, guide_weight, filters, bias, geometry, keep=keep)
         if done is None:
             if guide is None:
                 assert guide_weight is not None
@@ -70,7 +78,7 @@ class _RegionConv(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor, _mask: None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, gradient: Tensor, _mask: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         image, guide, guide_weight, mask, coefficient, table = ctx.saved_tensors
         asked = ctx.needs_input_grad
         filters, geometry = Filters(coefficient, table), ctx.geometry
@@ -83,7 +91,7 @@ class _RegionConv(torch.autograd.Function):
         if guide_weight is not None and d_guide is not None:
             found, d_weight = _through_guide(found, image, guide_weight)
             d_guide = None
-        return found.image, d_guide, d_weight, found.coefficient, found.table, d_bias, None
+        return found.image, d_guide, d_weight, found.coefficient, found.table, d_bias, None, None
 
 
 def _mixes(ctx: Any, guide_weight: Tensor | None) -> bool:

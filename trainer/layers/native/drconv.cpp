@@ -35,21 +35,22 @@ public:
                     weight[t * layer.in_channels() + c];
     }
 
-    // Writes the numbers and the regions of pixels first, ..., last - 1 of one sample.
-    void choose(const float* image, int64_t first, int64_t last, float* logit,
+    // Writes the regions, and unless null the numbers, of pixels first, ..., last - 1 of a sample.
+    void choose(const float* image, int64_t first, int64_t last, float* numbers,
                 uint8_t* mask) const {
+        float passing[GUIDED * MOST_REGIONS];
         for (int64_t u = first; u < last; u += GUIDED) {
             const int64_t now = std::min<int64_t>(GUIDED, last - u);
+            float* logit = numbers ? numbers + u * layer_.regions : passing;
             for (int64_t block = 0; block < blocks_; ++block)
                 if (now == GUIDED)
-                    products<GUIDED>(image + u * layer_.in_channels(), block,
-                                     logit + u * layer_.regions);
+                    products<GUIDED>(image + u * layer_.in_channels(), block, logit);
                 else
-                    for (int64_t i = u; i < last; ++i)
-                        products<1>(image + i * layer_.in_channels(), block,
+                    for (int64_t i = 0; i < now; ++i)
+                        products<1>(image + (u + i) * layer_.in_channels(), block,
                                     logit + i * layer_.regions);
-            for (int64_t i = u; i < u + now; ++i)
-                mask[i] = highest(logit + i * layer_.regions, 1, layer_.regions);
+            for (int64_t i = 0; i < now; ++i)
+                mask[u + i] = highest(logit + i * layer_.regions, 1, layer_.regions);
         }
     }
 
@@ -119,8 +120,8 @@ extern "C" void drconv_regions(const float* guide, int64_t batch, int64_t region
 }
 
 // With a `weight` [regions, channels] of a guide that sees one pixel, for an output of the image's
-// size, its numbers are written to `logit` [batch, pixels, regions] and the regions to `mask`;
-// without, the mask is given.
+// size, its numbers are written to `logit` [batch, pixels, regions], unless null, and the regions to
+// `mask`; without, the mask is given.
 extern "C" void drconv_forward(const Layer* given, const float* image, const float* weight,
                                float* logit, uint8_t* mask, const float* coefficient,
                                const float* table, const float* bias, float* out) {
@@ -140,7 +141,8 @@ extern "C" void drconv_forward(const Layer* given, const float* image, const flo
     const auto survey = [&](int64_t b, int64_t band) {
         if (weight)
             guide.choose(image + b * layer.in_pixels() * in_width, regions.first(band),
-                         regions.last(band), logit + b * pixels * layer.regions, mask + b * pixels);
+                         regions.last(band), logit ? logit + b * pixels * layer.regions : nullptr,
+                         mask + b * pixels);
         regions.sort(mask, b, band);
     };
 #pragma omp parallel num_threads(layer.threads)
@@ -156,7 +158,8 @@ extern "C" void drconv_forward(const Layer* given, const float* image, const flo
         for (int64_t item = 0; item < layer.batch * layer.groups * runs * parts; ++item) {
             const int64_t part = item % parts, first = item / parts % runs * together;
             const int64_t group = item / parts / runs % layer.groups;
-            const int64_t b = item / parts / runs / layer.groups;
+            // Backwards: whoever read the image just before left its end in the caches.
+            const int64_t b = layer.batch - 1 - item / parts / runs / layer.groups;
             const int64_t last = std::min(first + together, blocks);
             const float* sample = image + b * layer.in_pixels() * in_width;
             const float* from = sample + group * layer.inputs;

@@ -41,8 +41,13 @@ def forward(
     filters: Filters,
     bias: Tensor | None,
     geometry: Geometry,
-) -> tuple[Tensor, Tensor, Tensor] | None:
-    """The output, the guide's numbers and each pixel's region; None if not done."""
+    *,
+    keep: bool,
+) -> tuple[Tensor, Tensor | None, Tensor] | None:
+    """The output, the guide's numbers and each pixel's region; None if not done.
+
+    Numbers made here, by `guide_weight`, are kept for a backward alone.
+    """
     code = _code(image, guide, guide_weight, bias, *filters)
     if code is None:
         return None
@@ -54,7 +59,8 @@ def forward(
     out = torch.empty(batch, *size, filters.table.shape[2])
     if guide_weight is not None:
         guide_weight = guide_weight.contiguous()
-        guide = torch.empty(batch, *size, regions).permute(0, 3, 1, 2)
+        if keep:
+            guide = torch.empty(batch, *size, regions).permute(0, 3, 1, 2)
     else:
         assert guide is not None
         guide = _evenly_spaced(guide)

@@ -35,7 +35,7 @@ constexpr int TILE = LANES == 16 ? 12 : 6;  // rows whose sums fit the registers
 constexpr int64_t DEPTH = 128;              // numbers of a row that lie together
 constexpr int TOGETHER = 8;                 // filters made at a time
 constexpr int64_t MOST_REGIONS = 256;     // a pixel's region is kept as a byte
-constexpr int64_t STREAMED_BYTES = 16 << 20;
+constexpr int64_t STREAMED_BYTES = 8 << 20;
 constexpr int64_t BANK_BYTES = 512 << 10;   // of filters in a core's cache
 
 inline int64_t blocks_of(int64_t number) { return (number + COLUMNS - 1) / COLUMNS; }
