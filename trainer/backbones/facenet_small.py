@@ -8,7 +8,7 @@ is no published network and claims no figure on real faces.
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from trainer.layers.conv import GlobalConv, conv_norm
+from trainer.layers.conv import GlobalConv, conv_norm, last_map
 from trainer.layers.init import initialise
 
 CHANNELS = (24, 48, 96, 192)  # after each halving
@@ -38,7 +38,7 @@ class Residual(nn.Module):
 
 
 class FaceNetSmall(nn.Module):
-    """A face network of about a million weights, for any image size of multiples of 16."""
+    """A face network of about a million weights, for any image size."""
 
     def __init__(self, *, embedding_dim: int, image_size: tuple[int, int]) -> None:
         super().__init__()
@@ -47,9 +47,8 @@ class FaceNetSmall(nn.Module):
         self.stage2 = halving(first, second)
         self.stage3 = nn.Sequential(halving(second, third), Residual(third))
         self.stage4 = nn.Sequential(halving(third, fourth), Residual(fourth))
-        height, width = image_size
         self.embedding = nn.Sequential(
-            GlobalConv(fourth, map_size=(height // 16, width // 16), groups=fourth),
+            GlobalConv(fourth, map_size=last_map(image_size), groups=fourth),
             conv_norm(fourth, embedding_dim, activation=None),
             nn.Flatten(),
         )

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from trainer.layers.batch_norm import BatchNorm1d, BatchNorm2d
-from trainer.layers.conv import FlattenMap, conv_norm
+from trainer.layers.conv import FlattenMap, conv_norm, last_map
 from trainer.layers.init import draw, normal
 
 CHANNELS = (64, 128, 256, 512)
@@ -39,7 +39,7 @@ class Block(nn.Module):
 
 
 class IResNet(nn.Module):
-    """The network with `repeats` blocks a stage, for any image size of multiples of 16."""
+    """The network with `repeats` blocks a stage, for any image size."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class IResNet(nn.Module):
             stages.append(nn.Sequential(Block(inputs, channels, stride=2), *rest))
             inputs = channels
         self.stage1, self.stage2, self.stage3, self.stage4 = stages
-        height, width = image_size[0] // 16, image_size[1] // 16
+        height, width = last_map(image_size)
         self.embedding = nn.Sequential(
             BatchNorm2d(inputs),
             FlattenMap((height, width)),

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from trainer.layers.batch_norm import BatchNorm1d
-from trainer.layers.conv import GlobalConv, conv_norm
+from trainer.layers.conv import GlobalConv, conv_norm, last_map
 from trainer.layers.init import draw, he_fan_out
 from trainer.layers.inverted_residual import InvertedResidual
 
@@ -48,10 +48,9 @@ class MBF(nn.Module):
             stages.append(nn.Sequential(first, *_residuals(channels, inner, repeat)))
             inputs = channels
         self.stage2, self.stage3, self.stage4 = stages
-        height, width = image_size
         self.embedding = nn.Sequential(
             conv_norm(channels, LAST_CHANNELS),
-            GlobalConv(LAST_CHANNELS, map_size=(height // 16, width // 16), groups=LAST_CHANNELS),
+            GlobalConv(LAST_CHANNELS, map_size=last_map(image_size), groups=LAST_CHANNELS),
             nn.Flatten(),
             nn.Linear(LAST_CHANNELS, embedding_dim, bias=False),
             BatchNorm1d(embedding_dim),

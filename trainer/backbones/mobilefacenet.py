@@ -7,7 +7,7 @@ of the last map sees more of the face than its corners do, so each position gets
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from trainer.layers.conv import GlobalConv, conv_norm, depthwise
+from trainer.layers.conv import GlobalConv, conv_norm, depthwise, last_map
 from trainer.layers.init import initialise
 from trainer.layers.inverted_residual import InvertedResidual
 
@@ -18,7 +18,7 @@ LAST_CHANNELS = 512
 
 
 class MobileFaceNet(nn.Module):
-    """The network of table 1, for any image size of multiples of 16."""
+    """The network of table 1, for any image size."""
 
     def __init__(self, *, embedding_dim: int, image_size: tuple[int, int]) -> None:
         super().__init__()
@@ -28,10 +28,9 @@ class MobileFaceNet(nn.Module):
         self.stage2, channels = _stage(channels, STAGES[0])
         self.stage3, channels = _stage(channels, STAGES[1])
         self.stage4, channels = _stage(channels, STAGES[2])
-        height, width = image_size
         self.embedding = nn.Sequential(
             conv_norm(channels, LAST_CHANNELS),
-            GlobalConv(LAST_CHANNELS, map_size=(height // 16, width // 16), groups=LAST_CHANNELS),
+            GlobalConv(LAST_CHANNELS, map_size=last_map(image_size), groups=LAST_CHANNELS),
             conv_norm(LAST_CHANNELS, embedding_dim, activation=None),
             nn.Flatten(),
         )

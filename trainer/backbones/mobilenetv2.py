@@ -28,7 +28,7 @@ LINEAR_DEVIATION = 0.01
 
 
 class MobileNetV2(nn.Module):
-    """The network with channels times `width`, for any image size of multiples of 16."""
+    """The network with channels times `width`, for any image size."""
 
     def __init__(
         self, *, embedding_dim: int, image_size: tuple[int, int], width: float = 1.0

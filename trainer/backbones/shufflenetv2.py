@@ -57,7 +57,7 @@ class Unit(nn.Module):
 
 
 class ShuffleNetV2(nn.Module):
-    """The network with `channels` after its three stages, for image sizes of multiples of 16."""
+    """The network with `channels` after its three stages, for any image size."""
 
     def __init__(
         self,

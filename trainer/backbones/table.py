@@ -229,11 +229,11 @@ def row(name: str) -> Backbone:
 
 
 def image_shape(image_size: int | tuple[int, int]) -> tuple[int, int]:
-    """Height and width; both must be multiples of 16, the stride of every backbone here."""
+    """Height and width; most backbones halve them four times."""
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if height % 16 or width % 16 or height < 16 or width < 16:
+    if height < 16 or width < 16:
         raise RunError(
-            f"an image size of {height}x{width} does not fit a backbone of stride 16; "
-            "use multiples of 16, such as 112"
+            f"an image size of {height}x{width} is too small for a backbone that halves it four "
+            "times; use at least 16, usually 112"
         )
     return height, width

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from trainer.layers.batch_norm import BatchNorm1d
-from trainer.layers.conv import GlobalConv, conv_norm
+from trainer.layers.conv import GlobalConv, conv_norm, last_map
 from trainer.layers.init import initialise
 from trainer.layers.squeeze_excite import SqueezeExcite
 
@@ -100,7 +100,7 @@ def stage(channels: int, normal_blocks: int) -> nn.Sequential:
 
 
 class VarGFaceNet(nn.Module):
-    """The released network, for any image size of multiples of 16."""
+    """The released network, for any image size."""
 
     def __init__(self, *, embedding_dim: int, image_size: tuple[int, int]) -> None:
         super().__init__()
@@ -111,12 +111,11 @@ class VarGFaceNet(nn.Module):
         self.stage2 = stage(channels, NORMAL_BLOCKS[0])
         self.stage3 = stage(2 * channels, NORMAL_BLOCKS[1])
         self.stage4 = stage(4 * channels, NORMAL_BLOCKS[2])
-        height, width = image_size
         self.embedding = nn.Sequential(
             conv_norm(8 * channels, LAST_CHANNELS, eps=EPS),
             GlobalConv(
                 LAST_CHANNELS,
-                map_size=(height // 16, width // 16),
+                map_size=last_map(image_size),
                 groups=LAST_CHANNELS // GROUP_CHANNELS,
                 eps=EPS,
             ),

@@ -49,6 +49,12 @@ def depthwise(
     )
 
 
+def last_map(image_size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width after four layers of stride two, each of which rounds up."""
+    height, width = image_size
+    return -(-height // 16), -(-width // 16)
+
+
 class GlobalConv(nn.Module):
     """A grouped convolution over the whole last map, then BatchNorm: its own weights a position."""
 

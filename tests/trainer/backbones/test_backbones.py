@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from trainer.backbones import build
+from trainer.backbones.table import row
 from trainer.errors import RunError
 
 KINDS = (
@@ -78,9 +79,15 @@ def test_an_unknown_name_lists_the_known_ones():
         build("mobilenet")
 
 
-@pytest.mark.parametrize("size", [0, 100, (112, 100), -16])
-def test_a_size_that_does_not_divide_is_refused(size):
-    with pytest.raises(RunError, match="multiples of 16"):
+@pytest.mark.parametrize("name", KINDS)
+def test_sizes_that_are_no_multiples_of_sixteen_fit(name):
+    embedding = build(name, image_size=(56, 44)).eval()(torch.zeros(1, 3, 56, 44))
+    assert embedding.shape == (1, row(name).embedding_dim)
+
+
+@pytest.mark.parametrize("size", [0, 15, (112, 8), -16])
+def test_a_size_that_cannot_be_halved_four_times_is_refused(size):
+    with pytest.raises(RunError, match="use at least 16"):
         build("mobilefacenet", image_size=size)
 
 
