@@ -9,7 +9,7 @@
 
 #pragma GCC optimize("fp-contract=fast")  // a product is added in one rounding where the CPU can
 
-#include "drconv_parts.h"
+#include "drconv_filters.h"
 
 namespace {
 

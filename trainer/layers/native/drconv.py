@@ -51,6 +51,7 @@ def forward(
     code = _code(image, guide, guide_weight, bias, *filters)
     if code is None:
         return None
+    assert guide is not None or geometry.pointwise
     image = image.contiguous(memory_format=torch.channels_last)
     filters = Filters(*(tensor.contiguous() for tensor in filters))
     batch, regions = filters.coefficient.shape[:2]
@@ -138,7 +139,7 @@ def _layer(image: Tensor, mask: Tensor, filters: Filters, geometry: Geometry) ->
 
 
 def _depthwise(layer: _Layer) -> bool:
-    return False
+    return layer.groups > 1 and layer.inputs == layer.outputs == 1
 
 
 def _evenly_spaced(guide: Tensor) -> Tensor:
