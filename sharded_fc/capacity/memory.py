@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 import torch
 
 from sharded_fc.capacity.shape import HeadShape
+from sharded_fc.sampling.lists import LEAST_ROOM
 from sharded_fc.tables.layout import COUNTERS
 from sharded_fc.tile import MEASURES
 
@@ -19,7 +20,8 @@ class HeadBytes:
 
     `counts` are an image count a row and, where rows are caught up, a step number. `buffers` are a
     chunk's operands, products and gradients, and rows that were gathered; `kept` the products kept
-    from the first visit for the second. These and the rows' lengths are exact. Rows `outside` the
+    from the first visit for the second. These and the rows' lengths are exact; `lists`, in which
+    near classes are found, to a place a list. Rows `outside` the
     device take two steps' rows here: one in use, one being read. `exchange` is what
     is of the batch's size at the busiest moment: embeddings as sent, as received and in order, or
     own classes' rows, or gradients.
@@ -32,6 +34,7 @@ class HeadBytes:
     buffers: int
     kept: int
     exchange: int
+    lists: int = 0
 
     @property
     def total(self) -> int:
@@ -54,6 +57,7 @@ def head_bytes(shape: HeadShape) -> HeadBytes:
         buffers=operand_bytes(shape) + _gathered_bytes(shape),
         kept=shape.kept_chunks * shape.chunk * shape.batch * shape.product.itemsize,
         exchange=_exchange_bytes(shape),
+        lists=_list_bytes(shape),
     )
 
 
@@ -88,6 +92,15 @@ def operand_bytes(shape: HeadShape) -> int:
 def _gathered_bytes(shape: HeadShape) -> int:
     """A chunk of sampled rows, as they are read: `sampling.sampler`."""
     return 0 if shape.sampling is None else shape.chunk * shape.width * shape.dtype.itemsize
+
+
+def _list_bytes(shape: HeadShape) -> int:
+    """`sampling.lists`: members and codes, with a quarter of room; each row's place and list."""
+    if shape.signatures is None:
+        return 0
+    rows, lists = shape.own_rows, shape.signatures.num_lists
+    places = rows + rows // 4 + LEAST_ROOM * lists
+    return places * (4 + 8 * shape.signatures.words) + rows * (4 + 4) + (2 * lists + 1) * _INTEGER
 
 
 def _exchange_bytes(shape: HeadShape) -> int:

@@ -10,6 +10,7 @@ from sharded_fc.construction import KEPT_BYTES, KEPT_SHARE
 from sharded_fc.partition import bounds, default_chunk
 from sharded_fc.sampling.inclusion import expected_distinct, most_on_rank
 from sharded_fc.sampling.options import Sampling
+from sharded_fc.sampling.signatures import Signatures
 from sharded_fc.storage import working_dtype
 from sharded_fc.tables import Layout
 
@@ -173,6 +174,14 @@ class HeadShape:
             return 0
         each = self.sampling.mined(self.num_classes) // self.batch
         return min(MOST_MINED, max(1, each))
+
+    @cached_property
+    def signatures(self) -> Signatures | None:
+        """What rows are found by where classes are mined; None where none are."""
+        if not self.mined_each:
+            return None
+        rows = self.num_classes * self.sub_centres
+        return Signatures(self.width, num_rows=rows, seed=0, device=torch.device("cpu"))
 
     @property
     def most_rows(self) -> int:

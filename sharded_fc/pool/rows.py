@@ -8,9 +8,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sharded_fc.initial import initial_rows
+from sharded_fc.partition import chunks
 from sharded_fc.pool.directory import ROWS
 from sharded_fc.reshard import gaps, overlap
 from sharded_fc.storage import Block
+
+_ROWS_AT_A_TIME = 4096  # drawn and normalised in memory of their own
 
 FEATURES = tuple(f"row{row}" for row in range(ROWS))
 """The features' names in a block: [n, dim] each."""
@@ -40,11 +43,17 @@ class PoolRows:
         shape = ROWS, stop - start, embedding_dim
         self.feature = torch.zeros(shape, dtype=dtype, device=device)
         for row in range(ROWS if random else 0):
-            first = row * slots
-            drawn = initial_rows(
-                first + start, first + stop, embedding_dim=embedding_dim, seed=seed, device=device
-            )
-            self.feature[row] = torch.nn.functional.normalize(drawn.to(dtype), dim=1)
+            for first, last in chunks(stop - start, _ROWS_AT_A_TIME):
+                number = row * slots + start
+                drawn = initial_rows(
+                    number + first,
+                    number + last,
+                    embedding_dim=embedding_dim,
+                    seed=seed,
+                    device=device,
+                )
+                unit = torch.nn.functional.normalize(drawn.to(dtype), dim=1)
+                self.feature[row, first:last] = unit
 
     def __len__(self) -> int:
         return self.stop - self.start

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-_LEAST_ROOM = 32  # places that a list has free when it is laid out, at least
+LEAST_ROOM = 32
+"""Places that a list has free when it is laid out, at least."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Lists:
         device = code.device
         count = torch.bincount(list_of, minlength=num_lists)
         start = torch.zeros(num_lists + 1, dtype=torch.int64, device=device)
-        start[1:] = (count + count // 4 + _LEAST_ROOM).cumsum(0)
+        start[1:] = (count + count // 4 + LEAST_ROOM).cumsum(0)
         order = list_of.sort(stable=True).indices
         before = count.cumsum(0) - count
         place = torch.arange(len(list_of), device=device)

@@ -8,7 +8,8 @@ from sharded_fc.collectives import Ranks
 from sharded_fc.sampling.near_index import KEY_BITS, NOTHING, NearIndex
 
 _MOST = 64  # for one sample
-_DRAWN_SHARE = 32  # of the drawn rows, which hardly move, every so manieth is assigned anew
+DRAWN_SHARE = 32
+"""Of the drawn rows, which hardly move, every so manieth is assigned anew."""
 
 
 def lists_to_search(rate: float, *, num_lists: int) -> int:
@@ -61,7 +62,7 @@ class Miner:
 
         Those that were certain at once, of the drawn ones some, in turn.
         """
-        turn = (drawn + step) % _DRAWN_SHARE == 0
+        turn = (drawn + step) % DRAWN_SHARE == 0
         self._index.touch(torch.cat([certain, drawn[turn]]))
 
     def renew(self) -> None:

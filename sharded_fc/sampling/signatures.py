@@ -45,6 +45,16 @@ class Signatures:
         """How many lists there are."""
         return 2 * self._directions
 
+    @property
+    def words(self) -> int:
+        """Integers of 64 bits in a code."""
+        return -(-self._bits // 64)
+
+    @property
+    def additions(self) -> int:
+        """Of one row's transform."""
+        return self._columns * (self._columns - 1).bit_length()
+
     def of_rows(
         self, table: Float[Tensor, "all dim"], index: Int[Tensor, " rows"]
     ) -> tuple[Int[Tensor, " rows"], Int[Tensor, "words rows"]]:
@@ -68,8 +78,7 @@ class Signatures:
             lists.append((2 * place + negative).squeeze(1).to(torch.int32))
             codes.append(self._code(rotated))
         if not lists:
-            words = -(-self._bits // 64)
-            return index.to(torch.int32), index.new_empty(words, 0)
+            return index.to(torch.int32), index.new_empty(self.words, 0)
         return torch.cat(lists), torch.cat(codes, 1)
 
     def of_queries(

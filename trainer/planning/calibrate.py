@@ -14,8 +14,14 @@ import torch
 
 from trainer.backbones import table
 from trainer.config import RunConfig
-from trainer.planning.calibrate_head import USUAL, Dtypes, measure_head
-from trainer.planning.calibrate_run import measure_backbone, measure_host_rows, measure_loader
+from trainer.planning.calibrate_cost import USUAL, Dtypes
+from trainer.planning.calibrate_head import measure_head
+from trainer.planning.calibrate_run import (
+    measure_backbone,
+    measure_disk,
+    measure_loader,
+    measure_rows_outside,
+)
 from trainer.planning.clock import Clock
 from trainer.planning.constants import Constants, Machine
 from trainer.planning.ranks import on_ranks
@@ -77,7 +83,9 @@ def measure(topology: Topology, run: RunConfig, threads: int) -> Constants:
     return replace(
         known,
         operations_per_s=2.0 * row.multiply_adds * area / backbone.forward_s,
-        host_bytes_per_s=measure_host_rows(clock),
+        host_bytes_per_s=measure_rows_outside(clock, "host"),
+        mapped_bytes_per_s=measure_rows_outside(clock, "mapped"),
+        disk_bytes_per_s=measure_disk(clock),
         traffic_bytes_per_s=_copy_rate(clock),
         backbones=(backbone,),
         loader_images_per_s=measure_loader(run, clock),
@@ -102,8 +110,12 @@ def _start(topology: Topology, threads: int) -> Constants:
         step_s=0.0,
         sample_s=0.0,
         drawn_s=0.0,
+        compared_s=0.0,
+        rotated_s=0.0,
         pool_logit_s=0.0,
         host_bytes_per_s=UNKNOWN,
+        mapped_bytes_per_s=UNKNOWN,
+        disk_bytes_per_s=UNKNOWN,
         overlapped=not on_cpu,
         hop_s=0.0,
         near_bytes_per_s=UNKNOWN,

@@ -1,13 +1,11 @@
-"""Measures what a head's step is made of, on real heads of a few shapes, a second or less each.
+"""Measures what a head's step is made of: products by themselves, exchanges, draws, mining, a pool.
 
-Products are timed by themselves. What else a step costs follows from heads in which it weighs most:
-rows from a wide head with a small batch, logits from a narrow one with a large batch, chunks and
-steps from tiny ones. A head of a middle size then says how far the whole is from these parts.
+What chunks, steps and samples cost at least follows from tiny heads, what rows and logits cost from
+whole steps (`calibrate_cost`).
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
 
 import torch
 
@@ -22,44 +20,37 @@ from sharded_fc.capacity import (
 from sharded_fc.collectives import Ranks
 from sharded_fc.operands import Operands
 from sharded_fc.sampling import Sampling
+from sharded_fc.sampling.near_index import NearIndex
+from sharded_fc.sampling.signatures import Signatures
+from sharded_fc.storage import Rows
+from trainer.planning.calibrate_cost import Dtypes, measure_cost
 from trainer.planning.clock import Clock
-from trainer.planning.constants import Constants, HeadCost, ProductRate
+from trainer.planning.constants import Constants, ProductRate
 from trainer.planning.probes import head_step, pool_step
-from trainer.planning.seconds import exchange_seconds, head_seconds, pool_seconds
+from trainer.planning.seconds import exchange_seconds, pool_seconds
 
 DIMS, BATCHES = (64, 128, 256, 512), (16, 64, 256, 1024)
-ROWS = 32_768
-"""Classes a rank of the heads timed: with 512 columns 64 MiB, twice the cache of the CPU here."""
-SAMPLED_ROWS, SAMPLED_RATE = 131_072, 0.1
+MINED_ROWS, MINED_DIM, MINED_QUERIES, MINED_PROBES, TOUCHED_ROWS = 131_072, 256, 64, 32, 4096
+DRAWN_CLASSES = 1 << 20
 POOL_SLOTS = 16_384
 LONG_S, SHORT_S = 0.4, 0.02
+ROUNDS = 2
+"""Of products, one after the other; the faster time counts, as a disturbance lasts."""
 SMALL_BYTES, LARGE_BYTES = 1 << 10, 4 << 20
-
-
-class Dtypes(NamedTuple):
-    """What a head is kept and multiplied in, and its optimizer."""
-
-    operands: str
-    rows: str
-    state: str
-    optimizer: str
-
-
-USUAL = (
-    Dtypes("float32", "float32", "float32", "sgd"),
-    Dtypes("bfloat16", "float32", "float32", "sgd"),
-    Dtypes("bfloat16", "bfloat16", "bfloat16", "sgd"),
-)
 
 
 def measure_head(clock: Clock, start: Constants, dtypes: Sequence[Dtypes]) -> Constants:
     """`start` with what a head's steps cost here; a collective of all ranks."""
     operands = sorted({each.operands for each in dtypes})
-    known = replace(start, products=tuple(_product_rates(clock, operands)))
+    rounds = [_product_rates(clock, operands) for _ in range(ROUNDS)]
+    fastest = [
+        max(each, key=lambda rate: rate.operations_per_s) for each in zip(*rounds, strict=True)
+    ]
+    known = replace(start, products=tuple(fastest))
     known = replace(known, **_exchanges(clock))
     known = replace(known, **_fixed_costs(clock, known))
-    known = replace(known, drawn_s=_drawn_seconds(clock))
-    heads = [_head_cost(clock, known, each) for each in dtypes]
+    known = replace(known, drawn_s=_drawn_seconds(clock), **_mining(clock))
+    heads = [measure_cost(clock, known, each) for each in dtypes]
     known = replace(known, heads=tuple(heads))
     return replace(known, pool_logit_s=_pool_logit_seconds(clock, known))
 
@@ -145,56 +136,9 @@ def _fixed_costs(clock: Clock, known: Constants) -> dict[str, float]:
     return {"chunk_s": per_chunk, "sample_s": per_sample, "step_s": max(0.0, fixed)}
 
 
-def _head_cost(clock: Clock, known: Constants, dtypes: Dtypes) -> HeadCost:
-    """Solves two steps for what a number of a row and a logit cost; then looks at whole steps."""
-    free = HeadCost(**dtypes._asdict(), element_s=0.0, logit_s=0.0, gathered_element_s=0.0)
-
-    def left(shape: HeadShape, cost: HeadCost) -> tuple[float, float]:
-        """(what `cost` leaves of a step, what the whole's factor would multiply)."""
-        seconds = clock.seconds(head_step(shape, clock), least_s=LONG_S, warm=2)
-        explained = head_seconds(
-            shape, head_work(shape), head_traffic(shape), replace(known, heads=(cost,))
-        )
-        parts = explained.products + explained.logits + explained.rows
-        return seconds - explained.total, parts
-
-    own = ROWS * clock.ranks
-    shapes = [
-        _as(dtypes, _shape(clock, classes=own, dim=512, batch=16)),
-        _as(dtypes, _shape(clock, classes=own, dim=64, batch=512)),
-    ]
-    works = [head_work(shape) for shape in shapes]
-    rest = [left(shape, free)[0] for shape in shapes]
-    element, logit = _solve([(work.elements, work.logits) for work in works], rest)
-    cost = replace(free, element_s=element, logit_s=logit)
-    middle = _as(dtypes, _shape(clock, classes=own, dim=256, batch=128))
-    remaining, parts = left(middle, cost)
-    # On a machine that others disturb anything can come out; prices must stay above 0.
-    cost = replace(cost, whole_over_parts=max(0.5, 1.0 + remaining / parts))
-    sampled = replace(
-        _as(dtypes, _shape(clock, classes=SAMPLED_ROWS * clock.ranks, dim=256, batch=64)),
-        sampling=Sampling(rate=SAMPLED_RATE),
-    )
-    gathered = max(0.0, left(sampled, cost)[0]) / head_work(sampled).gathered
-    return replace(cost, gathered_element_s=gathered)
-
-
-def _solve(amounts: Sequence[tuple[float, float]], seconds: Sequence[float]) -> tuple[float, float]:
-    """The two prices, neither below 0, at which both amounts cost their seconds."""
-    (a, b), (c, d) = amounts
-    s, t = seconds
-    determinant = a * d - b * c
-    first, second = (s * d - b * t) / determinant, (a * t - s * c) / determinant
-    if first < 0:
-        return 0.0, max(0.0, t / d)
-    if second < 0:
-        return max(0.0, s / a), 0.0
-    return first, second
-
-
 def _drawn_seconds(clock: Clock) -> float:
     """One evaluation of the permutation, among enough of them."""
-    classes = SAMPLED_ROWS * 8
+    classes = DRAWN_CLASSES
     draw = Sampling(rate=0.05).draw(classes, seed=0)
     step = torch.zeros((), dtype=torch.int64, device=clock.device)
     none = torch.zeros(0, dtype=torch.int64, device=clock.device)
@@ -202,6 +146,31 @@ def _drawn_seconds(clock: Clock) -> float:
         lambda: draw.of_step(step, none, start=0, stop=classes), least_s=SHORT_S
     )
     return seconds / draw.drawn_blocks
+
+
+def _mining(clock: Clock) -> dict[str, float]:
+    """Seconds for a code compared, and for an addition in rotating rows."""
+    generator = torch.Generator().manual_seed(0)
+    rows = Rows(
+        0,
+        MINED_ROWS,
+        embedding_dim=MINED_DIM,
+        state_widths={},
+        seed=0,
+        device=clock.device,
+        dtype=torch.float32,
+        state_dtype=torch.float32,
+    )
+    signatures = Signatures(MINED_DIM, num_rows=MINED_ROWS, seed=0, device=clock.device)
+    index = NearIndex(rows, signatures, probes=MINED_PROBES)
+    queries = torch.randn(MINED_QUERIES, MINED_DIM, generator=generator).to(clock.device)
+    touched = torch.randperm(MINED_ROWS, generator=generator)[:TOUCHED_ROWS].to(clock.device)
+    found = clock.seconds(lambda: index.near(queries, most=16), least_s=SHORT_S)
+    rotated = clock.seconds(lambda: index.touch(touched), least_s=SHORT_S)
+    rotated /= TOUCHED_ROWS * signatures.additions
+    found -= MINED_QUERIES * signatures.additions * rotated
+    compared = MINED_QUERIES * index.probes * MINED_ROWS / signatures.num_lists
+    return {"compared_s": max(0.0, found) / compared, "rotated_s": rotated}
 
 
 def _pool_logit_seconds(clock: Clock, known: Constants) -> float:
@@ -227,13 +196,3 @@ def _shape(clock: Clock, *, classes: int, dim: int, batch: int) -> HeadShape:
         world_size=clock.ranks,
         on_cpu=clock.device.type == "cpu",
     )
-
-
-def _as(dtypes: Dtypes, shape: HeadShape) -> HeadShape:
-    changes: dict[str, Any] = {
-        "operands": getattr(torch, dtypes.operands),
-        "dtype": getattr(torch, dtypes.rows),
-        "state": getattr(torch, dtypes.state),
-        "optimizer": dtypes.optimizer,
-    }
-    return replace(shape, **changes)

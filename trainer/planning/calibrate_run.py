@@ -1,9 +1,11 @@
 """Measures the rest of a run on these ranks: its backbone, its loader, rows on the host."""
 
+import os
 import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,7 +27,8 @@ from trainer.step import StepOutcome, train_step
 from trainer.topology import Topology
 
 TABLE_ROWS, TABLE_DIM, TAKEN_BLOCKS, BLOCK = 65_536, 256, 64, 128
-STEPS = 4
+WARM_STEPS, STEPS = 3, 9
+DISK_BYTES = 32 << 20
 FACES, PEOPLE = 96, 24
 LOADED_S = 1.0
 
@@ -59,7 +62,8 @@ def measure_backbone(run: RunConfig, topology: Topology) -> BackboneCost:
         )
         return outcome.seconds()
 
-    seconds()
+    for _ in range(WARM_STEPS):  # kernels are chosen and memory is taken
+        seconds()
     taken = [seconds() for _ in range(STEPS)]
     middle = {
         phase: clock.slowest(float(np.median([each[phase] for each in taken])))
@@ -125,8 +129,11 @@ def measure_loader(run: RunConfig, clock: Clock) -> float:
     return 1.0 / clock.slowest(seconds)
 
 
-def measure_host_rows(clock: Clock) -> float:
-    """Bytes a second of rows fetched from the host's memory and brought back, blocks at random."""
+def measure_rows_outside(clock: Clock, kept_in: Literal["host", "mapped"]) -> float:
+    """Bytes a second of rows fetched from host memory or a file and put back, blocks at random.
+
+    The file's pages stay in memory, and what its blocks held is in the journal already.
+    """
     layout = Layout(
         start=0,
         stop=TABLE_ROWS,
@@ -142,7 +149,7 @@ def measure_host_rows(clock: Clock) -> float:
     rows = torch.from_numpy((blocks[:, None] * BLOCK + np.arange(BLOCK)).reshape(-1))
     with tempfile.TemporaryDirectory(prefix="facescale-") as folder:
         table = open_table(
-            Path(folder), layout, kept_in="host", block_rows=BLOCK, step=0, device=clock.device
+            Path(folder), layout, kept_in=kept_in, block_rows=BLOCK, step=0, device=clock.device
         )
 
         def step() -> None:
@@ -152,3 +159,15 @@ def measure_host_rows(clock: Clock) -> float:
         seconds = clock.seconds(step, least_s=0.2, warm=2)
         table.close()
     return 2 * len(rows) * layout.record_bytes / seconds
+
+
+def measure_disk(clock: Clock) -> float:
+    """Bytes a second that are written to the folder of temporary files and synced."""
+    data = bytes(DISK_BYTES)
+    with tempfile.TemporaryFile(prefix="facescale-") as file:
+
+        def write() -> None:
+            os.pwrite(file.fileno(), data, 0)
+            os.fdatasync(file.fileno())
+
+        return DISK_BYTES / clock.seconds(write, least_s=0.0)

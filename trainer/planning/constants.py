@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from trainer.errors import RunError
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +28,12 @@ class ProductRate:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadCost:
-    """What a step takes beside its products, for these dtypes and this optimizer.
+    """What a step takes, for these dtypes and this optimizer.
 
     Seconds for each number of a row visited (reading it twice, its optimizer, writing it), for each
-    logit (two passes), and more for a number that lies scattered in the table. `whole_over_parts`
-    multiplies products, rows and logits: what a step of a middle size took over their sum.
+    logit (two passes), and more for a number that lies scattered in the table, or is brought to the
+    present. `product_factor` is what products take in a step over what they take by themselves,
+    with all they read in a cache.
     """
 
     operands: str
@@ -42,7 +43,8 @@ class HeadCost:
     element_s: float
     logit_s: float
     gathered_element_s: float
-    whole_over_parts: float = 1.0
+    caught_element_s: float
+    product_factor: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +81,17 @@ class Constants:
     """Of a head's step, for each sample of the global batch."""
     drawn_s: float
     """Of one evaluation of the sampler's permutation."""
+    compared_s: float
+    """Of mining, for each code compared."""
+    rotated_s: float
+    """Likewise for each addition in rotating rows."""
     pool_logit_s: float
     host_bytes_per_s: float
     """Rows to or from the host's memory."""
+    mapped_bytes_per_s: float
+    """Rows to or from a mapped file that the host's memory can hold."""
+    disk_bytes_per_s: float
+    """Written and synced in one go."""
     overlapped: bool
     """Whether moving and reading images go on beside the computation; on CPUs they share cores."""
     hop_s: float

@@ -20,6 +20,8 @@ LAUNCHES_A_CHUNK, LAUNCH_S = 20, 5e-6
 """Kernels of a chunk in both visits, and what starting one costs the host. Reckoned."""
 HOP_S = 3e-6
 """Of a ring's collective, for each other rank. An assumption."""
+DISK = 2e9
+"""Bytes a second of a device's share of a local flash disk. An assumption."""
 PROCESS_BYTES = 3 << 30
 """CUDA's context, cuDNN's and NCCL's buffers, fragments. An assumption."""
 
@@ -100,6 +102,7 @@ def roofline(sheet: Sheet) -> Machine:
                 element_s=moved_bytes(rows, state, "sgd") / bandwidth,
                 logit_s=LOGIT_BYTES / bandwidth,
                 gathered_element_s=moved_bytes(rows, state, "sgd") / bandwidth,
+                caught_element_s=moved_bytes(rows, state, "sgd") / bandwidth,
             )
             for operands in rates
             for rows in ("float32", "bfloat16", "float16")
@@ -109,8 +112,12 @@ def roofline(sheet: Sheet) -> Machine:
         step_s=200 * LAUNCH_S,
         sample_s=0.0,
         drawn_s=8 * 12 / bandwidth,  # rounds of the permutation: a number and a table's entry
+        compared_s=32 / bandwidth,  # a code's bytes
+        rotated_s=4 / bandwidth,
         pool_logit_s=4 * LOGIT_BYTES / bandwidth,
         host_bytes_per_s=sheet.host * 1e9,
+        mapped_bytes_per_s=DISK,
+        disk_bytes_per_s=DISK,
         overlapped=True,
         hop_s=HOP_S,
         near_bytes_per_s=sheet.near * 1e9 * PRODUCT_SHARE,

@@ -3,6 +3,7 @@
 full     the run file's head, comparing with everybody
 sampled  the same, comparing with a share of all
 host     sampled, with centres in the host's memory: only a step's rows come to the device
+mapped   likewise, with centres in a file
 pool     no centres: features of the identities seen last, by a moving average of the network
 """
 
@@ -39,7 +40,7 @@ from trainer.planning.seconds import (
     pool_seconds,
 )
 
-Kind = Literal["full", "sampled", "host", "pool"]
+Kind = Literal["full", "sampled", "host", "mapped", "pool"]
 ROOM = 0.92
 """Share of a memory that a plan fills; allocators leave gaps, and layers have transients."""
 DAY_S, HOUR_S = 86400.0, 3600.0
@@ -55,6 +56,8 @@ class Candidate:
     backbone_bytes: BackboneBytes
     process_bytes: int
     host_bytes: int
+    disk_bytes: int
+    """The most: a table, and a journal of what all of its blocks held."""
     memory_bytes: int
     """Of the device; 0.92 of it can be used."""
     host_memory_bytes: int
@@ -125,9 +128,13 @@ def make_plan(request: Request, machine: Machine) -> Plan:
         _trained(common, full, kind="full", name="full"),
         _trained(common, sampled, kind="sampled", name=f"sampled {rate}"),
     ]
-    if not on_cpu:  # where the device's memory is the host's there is nothing to move
+    if (
+        not on_cpu and not request.sampling.hard_share
+    ):  # where the device's memory is the host's there is nothing to move
         outside = replace(sampled, outside=True)
         candidates.append(_trained(common, outside, kind="host", name=f"host {rate}"))
+    if not request.sampling.hard_share:  # whose rows cannot be read ahead
+        candidates.append(_mapped(common, replace(sampled, outside=True), name=f"mapped {rate}"))
     candidates.append(_pool(common, on_cpu=on_cpu))
     return Plan(request=request, machine=machine, constants=constants, candidates=tuple(candidates))
 
@@ -148,7 +155,14 @@ class _Common:
         )
 
     def candidate(
-        self, *, kind: Kind, name: str, head: HeadBytes, seconds: HeadSeconds, host: int = 0
+        self,
+        *,
+        kind: Kind,
+        name: str,
+        head: HeadBytes,
+        seconds: HeadSeconds,
+        host: int = 0,
+        disk: int = 0,
     ) -> Candidate:
         """A head with everything around it."""
         request, constants = self.request, self.constants
@@ -162,6 +176,7 @@ class _Common:
             backbone_bytes=backbone_bytes(request, activations=self._activations, gallery=gallery),
             process_bytes=constants.process_bytes,
             host_bytes=host,
+            disk_bytes=disk,
             memory_bytes=constants.memory_bytes,
             host_memory_bytes=constants.host_bytes,
             head_seconds=seconds,
@@ -185,6 +200,24 @@ def _trained(common: _Common, shape: HeadShape, *, kind: Kind, name: str) -> Can
     )
     return common.candidate(
         kind=kind, name=name, head=head_bytes(shape), seconds=seconds, host=outside_bytes(shape)
+    )
+
+
+def _mapped(common: _Common, shape: HeadShape, *, name: str) -> Candidate:
+    """Rows in a file: through the host's memory as far as that holds them, else from the disk."""
+    constants, table = common.constants, outside_bytes(shape)
+    rate = constants.mapped_bytes_per_s
+    if table > ROOM * constants.host_bytes:
+        rate = min(rate, constants.disk_bytes_per_s)
+    seconds = head_seconds(
+        shape,
+        head_work(shape),
+        head_traffic(shape),
+        replace(constants, host_bytes_per_s=rate),
+        beside_s=common.backbone(gallery=False).total,
+    )
+    return common.candidate(
+        kind="mapped", name=name, head=head_bytes(shape), seconds=seconds, disk=2 * table
     )
 
 

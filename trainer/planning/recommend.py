@@ -1,8 +1,8 @@
 """Which head to take, and why: the one closest to a full softmax that costs little more time.
 
-A full softmax is exact; a sampled one estimates it; one with rows on the host is sampled too and
-needs more of the machine. A pool is another method, whose accuracy nobody has shown at this size,
-so it is recommended only where nothing else fits.
+A full softmax is exact; a sampled one estimates it; one with rows on the host or in a file is
+sampled too and needs more of the machine. A pool is another method, whose accuracy nobody has shown
+at this size, so it is recommended only where nothing else fits.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from trainer.planning.units import share, size
 
 WORTH = 1.25
 """What a more exact head's step may take, of the fastest one's."""
-EXACTNESS: tuple[Kind, ...] = ("full", "sampled", "host")
+EXACTNESS: tuple[Kind, ...] = ("full", "sampled", "host", "mapped")
 MOST_RANKS = 1 << 16
 
 
@@ -60,8 +60,10 @@ def _among(fitting: Sequence[Candidate], by_kind: dict[Kind, Candidate]) -> Reco
         reason = f"a full softmax fits too, but its step takes {ratio}"
     else:
         reason = f"a full softmax does not fit: {_lack(full)}"
-    if chosen.kind == "host":
+    if chosen.kind in ("host", "mapped"):
         reason += f"; on the device {_lack(by_kind['sampled'])}"
+    if chosen.kind == "mapped":
+        reason += f"; it takes up to {size(chosen.disk_bytes)} of a disk a rank"
     return Recommendation(name=chosen.name, reason=reason)
 
 

@@ -18,7 +18,9 @@ class HeadSeconds:
     logits: float
     rows: float
     sampling: float
-    """Drawing classes, and reading and writing rows that do not lie together."""
+    """Drawing classes, reading and writing rows that do not lie together, catching them up."""
+    mining: float
+    """Finding near classes, and assigning rows anew."""
     moving: float
     """Rows between the device and where they are kept, as far as it is waited for."""
     exchange: float
@@ -44,13 +46,14 @@ def head_seconds(
         operations / product_rate(constants, _name(shape.compute), kind, shape.width, shape.batch)
         for kind, operations in work.operations.items()
     )
-    whole = cost.whole_over_parts
+    gathered = work.gathered * cost.gathered_element_s + work.caught * cost.caught_element_s
     return _with_overhead(
         HeadSeconds(
-            products=products * whole,
-            logits=work.logits * cost.logit_s * whole,
-            rows=work.elements * cost.element_s * whole,
-            sampling=work.gathered * cost.gathered_element_s + work.drawn * constants.drawn_s,
+            products=products * cost.product_factor,
+            logits=work.logits * cost.logit_s,
+            rows=work.elements * cost.element_s,
+            sampling=gathered + work.drawn * constants.drawn_s,
+            mining=work.compared * constants.compared_s + work.rotated * constants.rotated_s,
             moving=0.0,
             exchange=exchange_seconds(traffic, shape.world_size, constants),
             overhead=0.0,
@@ -77,6 +80,7 @@ def pool_seconds(
             logits=work.logits * constants.pool_logit_s,
             rows=0.0,
             sampling=0.0,
+            mining=0.0,
             moving=0.0,
             exchange=exchange_seconds(traffic, shape.world_size, constants),
             overhead=0.0,
@@ -172,6 +176,7 @@ def head_cost(shape: HeadShape, constants: Constants) -> HeadCost:
         nearest,
         element_s=nearest.element_s * ratio,
         gathered_element_s=nearest.gathered_element_s * ratio,
+        caught_element_s=nearest.caught_element_s * ratio,
     )
 
 

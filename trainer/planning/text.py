@@ -71,6 +71,7 @@ def _memory(plan: Plan) -> list[Row]:
         ("centres", lambda c: size(c.head_bytes.centres)),
         ("their optimizer", lambda c: size(c.head_bytes.states)),
         ("counts, lengths", lambda c: size(c.head_bytes.counts + c.head_bytes.lengths)),
+        ("lists of near classes", lambda c: size(c.head_bytes.lists)),
         ("chunks, kept products", lambda c: size(c.head_bytes.buffers + c.head_bytes.kept)),
         ("embeddings", lambda c: size(c.head_bytes.exchange)),
         ("backbone, optimizer", lambda c: size(c.backbone_bytes.weights)),
@@ -83,6 +84,8 @@ def _memory(plan: Plan) -> list[Row]:
             lambda c: f"{share(c.device_bytes / c.memory_bytes)}{'' if c.fits else ' NO FIT'}",
         ),
     ]
+    if not any(each.head_bytes.lists for each in plan.candidates):
+        rows = [row for row in rows if row[0] != "lists of near classes"]
     if any(each.host_bytes for each in plan.candidates):
         rows.append(
             (
@@ -90,6 +93,8 @@ def _memory(plan: Plan) -> list[Row]:
                 lambda c: size(c.host_bytes) if c.host_bytes else "-",
             )
         )
+    if any(each.disk_bytes for each in plan.candidates):
+        rows.append(("disk, at most", lambda c: size(c.disk_bytes) if c.disk_bytes else "-"))
     return rows
 
 
@@ -103,7 +108,8 @@ def _step(plan: Plan) -> list[Row]:
         ("head: logits", lambda c: duration(c.head_seconds.logits)),
         ("head: rows", lambda c: duration(c.head_seconds.rows)),
         ("head: sampling", lambda c: duration(c.head_seconds.sampling)),
-        ("head: rows from host", lambda c: duration(c.head_seconds.moving)),
+        ("head: mining", lambda c: duration(c.head_seconds.mining)),
+        ("head: rows from outside", lambda c: duration(c.head_seconds.moving)),
         ("head: overhead", lambda c: duration(c.head_seconds.overhead)),
         ("head: exchange", lambda c: duration(c.head_seconds.exchange)),
         ("gradients' exchange", lambda c: duration(c.gradient_exchange_s)),

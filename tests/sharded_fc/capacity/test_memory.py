@@ -67,6 +67,18 @@ def made(shape: HeadShape, *, outside: Outside | None = None) -> ShardedHead:
     return head
 
 
+def test_lists_of_near_classes_take_what_is_said_but_for_a_place_a_list():
+    shape = replace(SMALL, num_classes=5003, sampling=Sampling(rate=0.3, hard_share=0.5))
+    head = made(shape)
+    assert head._problem.miner is not None
+    lists = head._problem.miner._index._lists
+    assert lists is not None
+    held = own_bytes(lists)
+    assert shape.signatures is not None
+    a_place = 4 + 8 * shape.signatures.words
+    assert held <= head_bytes(shape).lists <= held + a_place * shape.signatures.num_lists
+
+
 def test_rows_outside_take_two_steps_rows_here_and_a_record_each_there(tmp_path: Path):
     shape = replace(SMALL, sampling=Sampling(rate=1.0), outside=True)
     head = made(shape, outside=Outside(kept_in="host", folder=tmp_path))

@@ -24,8 +24,12 @@ def constants(**changes: Any) -> Constants:
         "step_s": 0.0,
         "sample_s": 0.0,
         "drawn_s": 1e-9,
+        "compared_s": 1e-9,
+        "rotated_s": 1e-9,
         "pool_logit_s": 1e-9,
         "host_bytes_per_s": 1e9,
+        "mapped_bytes_per_s": 5e8,
+        "disk_bytes_per_s": 1e8,
         "overlapped": False,
         "hop_s": 1e-6,
         "near_bytes_per_s": 1e9,
@@ -38,7 +42,7 @@ def constants(**changes: Any) -> Constants:
 
 
 def cost(**changes: Any) -> HeadCost:
-    """A nanosecond an element, a logit and a gathered element, in float32 with SGD."""
+    """A nanosecond for each number of a row and each logit, in float32 with SGD."""
     usual: dict[str, Any] = {
         "operands": "float32",
         "rows": "float32",
@@ -47,6 +51,7 @@ def cost(**changes: Any) -> HeadCost:
         "element_s": 1e-9,
         "logit_s": 1e-9,
         "gathered_element_s": 1e-9,
+        "caught_element_s": 1e-9,
     }
     return HeadCost(**usual | changes)
 

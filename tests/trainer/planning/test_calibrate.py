@@ -39,12 +39,15 @@ def asked(ranks: int) -> request.Request:
 
 def measured(ranks: int) -> Any:
     """What `calibrate.measure` finds on these ranks, with everything as small as it can be."""
-    from trainer.planning import calibrate, calibrate_head, calibrate_run
+    from trainer.planning import calibrate, calibrate_cost, calibrate_head, calibrate_run
     from trainer.topology import Topology
 
     calibrate_head.DIMS, calibrate_head.BATCHES = (8, 16), (4, 8)
-    calibrate_head.ROWS, calibrate_head.SAMPLED_ROWS, calibrate_head.POOL_SLOTS = 96, 256, 64
-    calibrate_head.LONG_S = calibrate_head.SHORT_S = 0.0
+    calibrate_head.MINED_ROWS, calibrate_head.TOUCHED_ROWS = 256, 32
+    calibrate_head.DRAWN_CLASSES, calibrate_head.POOL_SLOTS = 2048, 64
+    calibrate_head.LONG_S = calibrate_head.SHORT_S = calibrate_cost.LONG_S = 0.0
+    calibrate_cost.TABLE_BYTES, calibrate_cost.ROUNDS = 1 << 17, 1
+    calibrate_run.DISK_BYTES, calibrate_run.STEPS = 4096, 3
     calibrate_run.TABLE_ROWS, calibrate_run.TAKEN_BLOCKS, calibrate_run.BLOCK = 256, 4, 8
     calibrate_run.FACES, calibrate_run.PEOPLE, calibrate_run.LOADED_S = 16, 4, 0.01
     calibrate.COPIED_ITEMS = 1 << 10

@@ -43,7 +43,8 @@ def planned(found: Machine, wanted: request.Request) -> tuple[Plan, Recommendati
 
 def test_a_hundred_million_people_on_a_thousand_devices_that_are_not_here():
     plan, advice = planned(device("h100"), asked(100_000_000, 1024))
-    assert [each.kind for each in plan.candidates] == ["full", "sampled", "host", "pool"]
+    kinds = ["full", "sampled", "host", "mapped", "pool"]
+    assert [each.kind for each in plan.candidates] == kinds
     assert advice.name in {each.name for each in plan.candidates}
     for each in plan.candidates:
         assert each.fits
@@ -57,11 +58,23 @@ def test_a_hundred_million_people_on_a_thousand_devices_that_are_not_here():
 def test_where_only_the_host_has_room_it_is_recommended_with_the_reason():
     plan, advice = planned(device("a100-40gb"), asked(150_000_000, 4, "backbone.embedding_dim=512"))
     fits = {each.kind: each.fits for each in plan.candidates}
-    assert fits == {"full": False, "sampled": False, "host": False, "pool": True}
-    assert advice.name == "pool 0.01"
+    assert fits == {
+        "full": False,
+        "sampled": False,
+        "host": False,
+        "mapped": True,
+        "pool": True,
+    }
+    assert advice.name == "mapped 0.1"
     plan, advice = planned(device("a100-40gb"), asked(80_000_000, 4, "backbone.embedding_dim=512"))
     fits = {each.kind: each.fits for each in plan.candidates}
-    assert fits == {"full": False, "sampled": False, "host": True, "pool": True}
+    assert fits == {
+        "full": False,
+        "sampled": False,
+        "host": True,
+        "mapped": True,
+        "pool": True,
+    }
     assert advice.name == "host 0.1"
     assert "does not fit" in advice.reason
 
@@ -73,6 +86,7 @@ def test_a_run_files_own_sampling_and_pool_are_what_is_compared():
         "full",
         "sampled 0.2",
         "host 0.2",
+        "mapped 0.2",
         "pool 0.01",
     ]
     assert plan.request.sampling.block == 16
@@ -103,7 +117,31 @@ def test_where_nothing_fits_it_says_what_is_lacking_and_how_many_ranks_would_do(
 
 def test_on_a_cpu_there_is_no_host_to_move_rows_from():
     plan, _ = planned(machine(), asked(10_000, 1, on_cpu=True))
+    assert [each.kind for each in plan.candidates] == ["full", "sampled", "mapped", "pool"]
+
+
+def test_rows_in_a_file_move_at_the_disks_rate_where_memory_cannot_hold_them():
+    wanted = asked(1_000_000, 1, on_cpu=True)
+    (small,), (large,) = (
+        [
+            each
+            for each in planned(machine(constants(host_bytes=host)), wanted)[0].candidates
+            if each.kind == "mapped"
+        ]
+        for host in (16 << 30, 1 << 20)
+    )
+    assert large.head_seconds.moving == pytest.approx(5 * small.head_seconds.moving, rel=1e-12)
+    assert large.disk_bytes == small.disk_bytes > 2 * 1_000_000 * 2 * 4 * 128
+
+
+def test_mined_classes_are_told_with_their_lists_and_have_no_rows_outside():
+    changes = ("head.sampling={rate: 0.1, hard_share: 0.2}",)
+    plan, advice = planned(device("h100"), asked(1_000_000, 8, *changes))
     assert [each.kind for each in plan.candidates] == ["full", "sampled", "pool"]
+    text = plan_text(plan, advice)
+    assert "lists of near classes" in text
+    assert "head: mining" in text
+    assert "lists of near classes" not in plan_text(*planned(machine(), asked(1000, 1)))
 
 
 def test_the_table_says_what_was_not_measured_and_has_units_everywhere():
