@@ -93,7 +93,8 @@ inline void for_each_channel(int64_t channels, Work work) {
     for (; channel < channels; ++channel) work(Count<1>(), channel);
 }
 
-// The taps of IMAGES images at positions first, ..., last - 1.
+// The taps of IMAGES images, few enough for their neighbourhoods to stay in the cache, at
+// positions first, ..., last - 1.
 template <int64_t IMAGES, class T>
 void add_up(const Taps& taps, const Maps& maps, const T* source, const float* weight, T* target,
             int64_t first, int64_t last) {
@@ -125,8 +126,7 @@ void add_up_all(const Taps& taps, const Maps& maps, const T* source, const float
                                            first, last);
             n += decltype(count)::value;
         };
-        while (n + 8 <= maps.images) some(Count<8>());
-        if (n + 4 <= maps.images) some(Count<4>());
+        while (n + 4 <= maps.images) some(Count<4>());
         if (n + 2 <= maps.images) some(Count<2>());
         if (n < maps.images) some(Count<1>());
     });

@@ -72,8 +72,8 @@ def _add_up(
     code = library() if suited else None
     if code is None:
         return None
-    target = source.new_empty(*source.shape[:2], *size).contiguous(
-        memory_format=torch.channels_last
+    target = torch.empty(
+        *source.shape[:2], *size, dtype=source.dtype, memory_format=torch.channels_last
     )
     code["tvconv_add_up"](
         *_described(source, taps, rows=weight.shape[2]),

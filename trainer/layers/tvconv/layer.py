@@ -84,7 +84,7 @@ class TVConv2d(nn.Module):
         """The weights of every output position, made now or before; where torch compiles, now."""
         if goes_into_graph():
             return self.weight_block()
-        return self._kept.get(self.weight_block, tuple(self.weight_block.parameters()))
+        return self._kept.get(self.weight_block, self.weight_block.present_parameters())
 
     def forget_weights(self) -> None:
         """Make the weights anew when they are wanted next."""

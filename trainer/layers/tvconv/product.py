@@ -46,9 +46,12 @@ def varying_depthwise(
         )
     if goes_into_graph():
         return plain.product(image, weight, stride=stride)
-    kernel = round(weight.shape[2] ** 0.5)
-    output = _Product.apply(image, weight, taps.geometry(in_size, kernel, stride))
-    assert isinstance(output, Tensor)
+    shape = taps.geometry(in_size, round(weight.shape[2] ** 0.5), stride)
+    if torch.is_grad_enabled() and (image.requires_grad or weight.requires_grad):
+        output = _Product.apply(image, weight, shape)
+        assert isinstance(output, Tensor)
+    else:
+        output = _product(_channels_last(image), weight.contiguous(), shape)
     if image.is_contiguous(memory_format=CHANNELS_LAST):
         return output
     return output.contiguous()
@@ -62,11 +65,10 @@ def goes_into_graph() -> bool:
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, image: Tensor, weight: Tensor, shape: taps.Geometry) -> Tensor:
-        image = image.contiguous(memory_format=CHANNELS_LAST)
-        weight = weight.contiguous()
+        image, weight = _channels_last(image), weight.contiguous()
         ctx.save_for_backward(image, weight)
         ctx.shape = shape
-        return _first("forward", image, image, weight, shape)
+        return _product(image, weight, shape)
 
     @staticmethod
     @once_differentiable
@@ -74,7 +76,7 @@ class _Product(torch.autograd.Function):
         ctx: Any, gradient: Tensor
     ) -> tuple[Tensor | None, Tensor | None, None]:
         image, weight = ctx.saved_tensors
-        gradient = gradient.contiguous(memory_format=CHANNELS_LAST)
+        gradient = _channels_last(gradient)
         of_image = of_weight = None
         if ctx.needs_input_grad[0]:
             of_image = _first("image_gradient", image, gradient, weight, ctx.shape)
@@ -82,6 +84,14 @@ class _Product(torch.autograd.Function):
             of_weight = _first("weight_gradient", image, image, gradient, ctx.shape)
             of_weight = of_weight.to(weight.dtype)
         return of_image, of_weight, None
+
+
+def _product(image: Tensor, weight: Tensor, shape: taps.Geometry) -> Tensor:
+    return _first("forward", image, image, weight, shape)
+
+
+def _channels_last(image: Tensor) -> Tensor:
+    return image.contiguous(memory_format=CHANNELS_LAST)
 
 
 def _first(name: str, image: Tensor, *arguments: Any) -> Tensor:

@@ -39,9 +39,15 @@ class WeightBlock(nn.Module):
             inputs = hidden
         # Tap by tap, all channels of one: the order in which the product reads them.
         self.last = nn.Conv2d(hidden, taps * channels, WIDTH, padding=WIDTH // 2, bias=False)
+        self._owners = [module for module in self.modules() if module._parameters]
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
+
+    def present_parameters(self) -> tuple[nn.Parameter, ...]:
+        """All parameters, as they are now; `parameters()` looks through all modules for them."""
+        each = (owner._parameters.values() for owner in self._owners)
+        return tuple(parameter for some in each for parameter in some if parameter is not None)
 
     def forward(self) -> Float[Tensor, "height width taps channels"]:
         """The weights of every output position."""
