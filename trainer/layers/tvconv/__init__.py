@@ -1,4 +1,4 @@
-"""Translation-variant convolution (TVConv): the layer, its product, its form for inference."""
+"""Translation-variant convolution (TVConv): layer, product, form for inference, picture."""
 
 from trainer.layers.tvconv.folded import FoldedTVConv2d, fold_tvconv
 from trainer.layers.tvconv.layer import TVConv2d
