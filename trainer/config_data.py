@@ -119,7 +119,7 @@ class DataConfig:
 
     path: str
     """Folder that `facescale data pack` made; relative to the run file."""
-    image_size: Annotated[int, Field(ge=16, le=1024, multiple_of=16)] = 112
+    image_size: Annotated[int, Field(ge=16, le=1024)] = 112
     """Side of the square the network sees, in pixels."""
     shuffle_window: Positive = 4
     """Pieces of shards shuffled together; also the most shards a lane has open."""
