@@ -140,6 +140,7 @@ class _Run:
             rules=self.parts.rules,
             gallery=self.parts.gallery,
             next_label=self._next_label(),
+            draws=(self.config.seed, self.step),
         )
         self.step += 1
         self.bad_samples.add(loaded.quarantined)

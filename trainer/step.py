@@ -21,6 +21,7 @@ from sharded_fc.pool import PoolHead
 from trainer.engine import Engine
 from trainer.gallery import Gallery
 from trainer.layers.batch_norm import apply_statistics, recording
+from trainer.layers.stochastic import seed_draws
 from trainer.pool import Head, two_views
 from trainer.sample_rules import SampleRules
 from trainer.series import HEAD_STATISTICS
@@ -69,12 +70,15 @@ def train_step(
     rules: SampleRules = ALL_ALIKE,
     gallery: Gallery | None = None,
     next_label: Int64[Tensor, " next"] | None = None,
+    draws: tuple[int, int] = (0, 0),
 ) -> StepOutcome:
     """Train on one global batch, of which this rank has `batches`, micro-batches `micro_batches`.
 
     `learning_rate` is the backbone's; the head has its own, and `rules` tell it more of samples.
     A pool takes the halves of each micro-batch as its two views, with features of the `gallery`,
     which moves first. `next_label` are the next global batch's labels, for a head that reads ahead.
+    `draws` is the run's seed and the step's number, which with a micro-batch's number seed torch's
+    generator for what layers draw in its forward.
     The ranks' shares may be uneven. If the head or the backbone meets a number that is not finite
     on any rank, that part moves on no rank, and the running statistics stay.
     Collectives: the head's, the engine's, one all_reduce of batch statistics.
@@ -82,7 +86,10 @@ def train_step(
     assert len(batches) == len(micro_batches) > 0
     timer = PhaseTimer(engine.topology.device)
     with recording(engine.module) as records:
-        embeddings = [engine.forward(batch.image) for batch in batches]
+        embeddings = []
+        for number, batch in zip(micro_batches, batches, strict=True):
+            seed_draws(*draws, number)
+            embeddings.append(engine.forward(batch.image))
     most = -(-total_micro_batches // engine.topology.world_size)
     if engine.equal_forwards and len(batches) < most:
         embeddings.append(engine.forward(batches[0].image))  # outside `recording`: leaves no trace

@@ -5,9 +5,17 @@ function of the micro-batch and the step, at any world size and after any resume
 where a gradient is wanted: a gallery's forward and an evaluation see the whole network.
 """
 
+import hashlib
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+
+
+def seed_draws(*key: int) -> None:
+    """Seed torch's default generator by a hash of some integers: neighbours have nothing alike."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    torch.manual_seed(int.from_bytes(digest, "little"))
 
 
 class DropPath(nn.Module):

@@ -6,11 +6,12 @@ from torch import nn
 
 from trainer import build as run_build
 from trainer.backbones import build
-from trainer.backbones.count import count
+from trainer.backbones.count import count, count_replaced
 from trainer.backbones.replace import Rule, replace
 from trainer.backbones.table import BACKBONES
 from trainer.config import dump, from_tree, read_tree
 from trainer.errors import RunError, RunFileError
+from trainer.layers.drconv import DRConv2d
 from trainer.layers.tvconv import TVConv2d
 
 TVCONV = {"hidden": 4, "layers": 0}
@@ -38,6 +39,53 @@ def test_mobilenet_with_tvconv_everywhere_costs_what_its_authors_does(name, para
     everywhere = depthwise(0, 1, 2, 3, 4, hidden=64, layers=3)
     total = count(made(name, [everywhere]), (96, 96))["total"]
     assert (total.parameters, total.multiply_adds) == (parameters, BACKBONES[name].multiply_adds)
+
+
+def pointwise(**options) -> Rule:
+    return Rule(what="pointwise", stages=(2, 3, 4), kind="drconv", options=options)
+
+
+@pytest.mark.parametrize(
+    ("generator", "parameters"), [("templates", 2_292_744), ("pooled", 9_665_544)]
+)
+def test_shufflenet_with_drconv_costs_what_its_authors_does(generator, parameters):
+    # The released code at 224 pixels with 1,000 classes (here the trunk, and that end added); the
+    # paper's generator costs as much as that of 8 templates for 8 regions.
+    network = made("shufflenetv2_050", [pointwise(generator=generator)])
+    trunk = [c for p, c in count(network, (112, 112)).items() if p not in {"embedding", "total"}]
+    assert sum(cost.parameters for cost in trunk) + 1025 * 1000 == parameters
+    assert sum(cost.multiply_adds for cost in trunk) + 1024 * 1000 == 50_104_864
+    cost = count_replaced(network, (112, 112))
+    assert (cost.guide, cost.generator, cost.once) == (2_145_024, 7_483_392, 0)
+
+
+def test_mobilefacenet_with_drconv_costs_what_its_equations_say():
+    network = made("mobilefacenet", [pointwise()])
+    total = count(network, (112, 112))["total"]
+    cost = count_replaced(network, (112, 112))
+    guides = 8 * (6 * 64 + 9 * 128)  # one 1x1 convolution a block
+    assert total.parameters == 6_829_568 + guides
+    assert total.multiply_adds == 276_734_464
+    assert (cost.guide, cost.generator) == (5_117_952, 50_651_136)
+    assert total.multiply_adds == BACKBONES["mobilefacenet"].multiply_adds + (
+        cost.guide + cost.generator
+    )
+
+
+def test_a_block_s_convolutions_follow_one_guide_or_have_their_own():
+    shared = made("mobilefacenet", [pointwise()])
+    own = made("mobilefacenet", [pointwise(guide="own")])
+    for network, guides in ((shared, 15), (own, 30)):
+        layers = [layer for layer in network.modules() if isinstance(layer, DRConv2d)]
+        assert len(layers) == 30
+        assert sum(layer.guide is not None for layer in layers) == guides
+
+
+def test_shortcuts_and_squeeze_and_excitation_keep_their_pointwise_convolutions():
+    network = made("vargfacenet", [pointwise()])
+    names = [name for name, layer in network.named_modules() if isinstance(layer, DRConv2d)]
+    assert "stage2.0.merge.1.0" in names
+    assert not [name for name in names if "shortcut" in name or "gate" in name]
 
 
 def test_only_the_stages_that_are_named_change():
@@ -79,12 +127,28 @@ def test_a_stage_that_is_not_there_is_told_with_those_that_are():
         made("iresnet18", [depthwise(2)])
 
 
-def test_a_network_with_replaced_layers_learns_with_every_parameter():
+@pytest.mark.parametrize(
+    "rules", [[depthwise(1, 2, 3)], [pointwise()], [pointwise(), depthwise(2)]]
+)
+def test_a_network_with_replaced_layers_learns_with_every_parameter(rules):
     torch.manual_seed(0)
-    network = build("mobilefacenet", embedding_dim=16, image_size=32, rules=[depthwise(1, 2, 3)])
-    embedding = network(torch.rand(4, 3, 32, 32) * 2 - 1)
-    embedding.square().sum(1).sub(torch.arange(4)).square().sum().backward()
+    network = build("mobilefacenet", embedding_dim=16, image_size=64, rules=rules)
+    embedding = network(torch.rand(8, 3, 64, 64) * 2 - 1)
+    embedding.square().sum(1).sub(torch.arange(8)).square().sum().backward()
     assert [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_counting_runs_no_layer_and_changes_no_network():
+    network = made("mobilefacenet", [pointwise(), depthwise(2)])
+    before = [type(layer) for layer in network.modules()]
+    count(network, (112, 112))
+    assert [type(layer) for layer in network.modules()] == before
+    replaced = count_replaced(network, (112, 112))
+    assert replaced.once == sum(
+        layer.weight_block.multiply_adds
+        for layer in network.modules()
+        if isinstance(layer, TVConv2d)
+    )
 
 
 def test_what_is_not_replaced_keeps_the_weights_of_the_seed():
