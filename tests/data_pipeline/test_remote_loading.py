@@ -1,4 +1,4 @@
-"""Training from a web server gives the batches that training from this machine's disk gives."""
+"""Training from a server or object storage gives the batches that training from a disk gives."""
 
 from contextlib import closing
 from itertools import islice
@@ -13,6 +13,8 @@ from data_pipeline.loader import Loader
 from data_pipeline.plan import Plan
 from tests.data_pipeline.faces import dataset_of, jpeg
 from tests.data_pipeline.pictures import contents
+from tests.data_pipeline.stores.machine import FILE_SYSTEMS, machine_with
+from tests.data_pipeline.stores.server import SECRET
 from tests.data_pipeline.web import serving
 
 
@@ -49,14 +51,30 @@ def web(tmp_path, local, monkeypatch):
         yield served
 
 
-def test_batches_are_the_same_and_every_tar_is_asked_for_once(tmp_path, local, web):
-    there = adopt(web.address("/index.json"), tmp_path / "there")
-    ours, theirs = steps(local, 20), steps(there, 20)
-    for mine, other in zip(ours, theirs, strict=True):
+def assert_same_batches(local, there):
+    for mine, other in zip(steps(local, 20), steps(there, 20), strict=True):
         assert mine.digests == other.digests
         for a, b in zip(mine.batches, other.batches, strict=True):
             assert torch.equal(a.image, b.image)
             assert torch.equal(a.label, b.label)
+
+
+@pytest.mark.parametrize("scheme", FILE_SYSTEMS)
+def test_batches_from_object_storage_are_the_same(tmp_path, local, scheme, monkeypatch):
+    with machine_with(scheme, tmp_path, monkeypatch) as place:
+        for name, content in contents(local.path).items():
+            place.put(f"faces/{name}", content)
+        there = adopt(place.address("faces/index.json"), tmp_path / "there")
+        assert_same_batches(local, there)
+        reads = [place.store.reads(f"bucket/faces/{shard.name}.tar") for shard in there.shards]
+    assert {len(read) for read in reads} == {1}
+    told = b"".join(contents(tmp_path / "there").values())
+    assert SECRET.encode() not in told
+
+
+def test_batches_are_the_same_and_every_tar_is_asked_for_once(tmp_path, local, web):
+    there = adopt(web.address("/index.json"), tmp_path / "there")
+    assert_same_batches(local, there)
     steps(there, 3, start=11)
     tars = [path for path, _ in web.asked if path.endswith(".tar")]
     assert len(tars) == len(set(tars)) == len(local.shards)
