@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from trainer.layers.drconv.geometry import Geometry
+from trainer.layers.drconv.geometry import Geometry, pair
 from trainer.layers.drconv.parts import Filters
 
 
@@ -32,9 +32,9 @@ class Case:
     @property
     def geometry(self) -> Geometry:
         return Geometry(
-            kernel=(self.kernel,) * 2,
-            stride=(self.stride,) * 2,
-            padding=(self.padding,) * 2,
+            kernel=pair(self.kernel),
+            stride=pair(self.stride),
+            padding=pair(self.padding),
             groups=self.groups,
         )
 

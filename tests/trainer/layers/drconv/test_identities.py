@@ -1,5 +1,7 @@
 """What the paper's equations say of the layer, in float64: forms of q, sums, equal filters."""
 
+from functools import partial
+
 import torch
 from torch.nn import functional
 
@@ -10,7 +12,9 @@ from trainer.layers.drconv.function import region_conv
 from trainer.layers.drconv.parts import Filters
 
 CASE = Case(inputs=6, outputs=5, kernel=3, padding=1, table_taps=9, regions=4)
-EXACT = {"rtol": 1e-12, "atol": 1e-12}  # float64, sums of some hundred numbers around 1
+exact = partial(
+    torch.testing.assert_close, rtol=1e-12, atol=1e-12
+)  # float64, some hundred products
 
 
 def test_both_forms_of_q_agree():
@@ -21,15 +25,15 @@ def test_both_forms_of_q_agree():
     by_output = torch.einsum("bohw,btohw->bthw", given["gradient"], every)
     patches = functional.unfold(given["image"], 3, padding=1).unflatten(2, (7, 5))
     by_filter = torch.einsum("bohw,bihw,btoi->bthw", given["gradient"], patches, bank.flatten(3))
-    torch.testing.assert_close(by_output, by_filter, **EXACT)
+    exact(by_output, by_filter)
     weight = given["guide"].softmax(1)
     expected = weight * (by_output - (weight * by_output).sum(1, keepdim=True))
-    torch.testing.assert_close(run(CASE, given)[2]["guide"], expected, **EXACT)
+    exact(run(CASE, given)[2]["guide"], expected)
 
 
 def test_the_guides_gradient_sums_to_zero_at_every_pixel():
     found = run(CASE, CASE.inputs_of(torch.float64))[2]["guide"]
-    torch.testing.assert_close(found.sum(1), torch.zeros_like(found[:, 0]), **EXACT)
+    exact(found.sum(1), torch.zeros_like(found[:, 0]))
 
 
 def test_the_guides_gradient_is_the_slope_of_the_mixture():
@@ -58,8 +62,8 @@ def test_one_region_is_a_convolution_by_each_samples_own_filter():
     filters = bank_of(filters_of(given), case.geometry)[:, 0]
     for image, own, made in zip(given["image"], filters, out, strict=True):
         expected = functional.conv2d(image[None], own, given["bias"], padding=1)[0]
-        torch.testing.assert_close(made, expected, **EXACT)
-    torch.testing.assert_close(found["guide"], torch.zeros_like(found["guide"]), **EXACT)
+        exact(made, expected)
+    exact(found["guide"], torch.zeros_like(found["guide"]))
 
 
 def test_equal_filters_are_a_plain_convolution_and_teach_the_guide_nothing():
@@ -68,7 +72,7 @@ def test_equal_filters_are_a_plain_convolution_and_teach_the_guide_nothing():
     out, _, found = run(CASE, given)
     weight = bank_of(filters_of(given), CASE.geometry)[0, 0]
     expected = functional.conv2d(given["image"], weight, given["bias"], padding=1)
-    torch.testing.assert_close(out, expected, **EXACT)
+    exact(out, expected)
     torch.testing.assert_close(found["guide"], torch.zeros_like(found["guide"]), rtol=0, atol=1e-11)
 
 
@@ -81,12 +85,12 @@ def test_renaming_regions_changes_nothing():
     }
     out, mask, found = run(CASE, given)
     other, other_mask, other_found = run(CASE, renamed)
-    torch.testing.assert_close(out, other, **EXACT)
+    exact(out, other)
     assert torch.equal(order[other_mask.long()], mask.long())
     for name in ("image", "table", "bias"):
-        torch.testing.assert_close(found[name], other_found[name], **EXACT)
+        exact(found[name], other_found[name])
     for name in ("guide", "coefficient"):
-        torch.testing.assert_close(found[name][:, order], other_found[name], **EXACT)
+        exact(found[name][:, order], other_found[name])
 
 
 def test_each_pixel_has_the_output_of_its_regions_filter():
@@ -96,7 +100,7 @@ def test_each_pixel_has_the_output_of_its_regions_filter():
     )
     every = all_outputs(given["image"], bank_of(filters_of(given), CASE.geometry), CASE.geometry)
     index = mask.long()[:, None, None].expand(-1, 1, every.shape[2], -1, -1)
-    torch.testing.assert_close(out, every.gather(1, index)[:, 0], **EXACT)
+    exact(out, every.gather(1, index)[:, 0])
 
 
 def test_first_derivatives_of_filters_and_image_are_those_of_the_function():

@@ -20,11 +20,15 @@ SHAPES = {
 }
 
 
+def guide_of(layer: DRConv2d) -> Guide:
+    assert layer.guide is not None
+    return layer.guide
+
+
 def naive(layer: DRConv2d, image: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
     """m convolutions and a selection with the layer's own guide and filters."""
-    assert layer.guide is not None
     size = layer.geometry.output_size((image.shape[2], image.shape[3]))
-    guide = at_size(layer.guide.conv(image), size)
+    guide = at_size(guide_of(layer).conv(image), size)
     filters = layer.generator(image)
     return dense(image, guide, filters, layer.geometry, bias=layer.bias, mask=mask)
 
@@ -49,18 +53,21 @@ def test_the_layer_has_a_convolutions_sizes_and_the_papers_numbers(shape, genera
 def test_a_follower_takes_the_nearest_pixel_of_its_leaders_guide():
     torch.manual_seed(0)
     leader = DRConv2d(4, 8, 1, regions=3)
-    follower = DRConv2d(8, 4, 1, regions=3, guide=leader.guide)
+    follower = DRConv2d(8, 4, 1, regions=3, guide=guide_of(leader))
     assert not any("guide" in name for name, _ in follower.named_parameters())
     network = nn.Sequential(leader, nn.MaxPool2d(2), follower).double()
     image = torch.randn(2, 4, 8, 8, dtype=torch.float64)
     with watching(network) as usage:
         network(image).square().sum().backward()
     first, second = usage["0"].last, usage["2"].last
+    assert first is not None
+    assert second is not None
     assert torch.equal(second, first[:, ::2, ::2])
-    assert leader.guide.conv.weight.grad.any()
+    assert guide_of(leader).conv.weight.grad is not None
     # A copy has its own guide, and leaves the last numbers behind.
     other = copy.deepcopy(network)
-    assert other[2]._follows[0] is other[0].guide
+    copies = [layer for layer in other.modules() if isinstance(layer, DRConv2d)]
+    assert copies[1]._follows[0] is copies[0].guide
     torch.testing.assert_close(other(image), network(image))
 
 
@@ -115,8 +122,8 @@ def test_usage_counts_pixels_and_says_how_even_they_are():
     layer = DRConv2d(4, 4, 1, regions=4)
     with watching(nn.Sequential(layer)) as usage:
         with torch.no_grad():
-            layer.guide.conv.weight.zero_()
-            layer.guide.conv.weight[2] = 1
+            guide_of(layer).conv.weight.zero_()
+            guide_of(layer).conv.weight[2] = 1
         layer(torch.ones(2, 4, 3, 3))
         assert usage["0"].share().tolist() == [0, 0, 1, 0]
         assert usage["0"].entropy() == 0
