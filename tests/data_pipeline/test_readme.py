@@ -17,11 +17,9 @@ ROOT = Path(__file__).parents[2]
 
 ENDING = """
         assert image.shape == (64, 3, 112, 112) and str(image.dtype) == "torch.float32"
-        assert image.min() < -0.9 and 0.9 < image.max() < 3  # colours may step over 1
+        assert image.isfinite().all() and 0.2 < image.std() < 2  # not 0..255, not all one grey
         assert label.shape == sample.shape == (64,)
-        taken = globals().get("taken", 0) + 1
-    if taken >= 8:
-        break
+    break
 loader.close()
 import sys
 print(sorted({name.partition(".")[0] for name in sys.modules} & {"trainer", "cluster", "ray"}))
