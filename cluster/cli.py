@@ -17,6 +17,7 @@ from cluster import (
     data_commands,
     data_import,
     data_index,
+    export_command,
     job_commands,
     models_command,
     plan_command,
@@ -51,6 +52,7 @@ def build() -> SubcommandApp:
     app.command(run_commands.verify)
     app.command(run_commands.baselines)
     app.command(run_commands.report)
+    app.command(export_command.export)
     app.command(models_command.models)
     app.command(models_command.import_weights)
     app.command(cluster, name="cluster", help="The local Ray that jobs without an address use.")
