@@ -19,7 +19,7 @@ Quality = Annotated[int, Field(ge=1, le=100)]
 class AugmentConfig:
     """What is done to a training face: a preset, and what is changed of it."""
 
-    preset: Literal["none", "flip", "arcface", "adaface", "masked", "strong"] = "flip"
+    preset: Literal["none", "flip", "arcface", "adaface", "cropped", "masked", "strong"] = "flip"
     """Strengths of everything below that is not named."""
     crop: Annotated[float, Field(ge=0, lt=0.5)] | None = None
     """Largest share of the sides that a random window leaves out."""
