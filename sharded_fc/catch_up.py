@@ -12,11 +12,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sharded_fc import native
+from sharded_fc.counter import ROUNDING, key_of
 from sharded_fc.optimizer import SGD, AdamW, Optimizer
 from sharded_fc.partition import chunks
 from sharded_fc.rounding import round_stochastically, rounding_key
 from sharded_fc.step_products import StepProducts
-from sharded_fc.storage import Rows, working_dtype
+from sharded_fc.storage import Rows, RowSlice, working_dtype
 from sharded_fc.window import Window
 
 _ROWS_AT_A_TIME = 4096
@@ -107,7 +109,11 @@ class CatchUp:
 
         Valid until the next call.
         """
-        return self._present(index, step, states=False)["centre"]
+        matrix, rows = self._missed(index), self._rows.at(index)
+        to = self._buffer("present", len(index), rows.centre)
+        if self._natively(rows, matrix, step, to=to):
+            return to
+        return self._present(rows, matrix, step, states=False)["centre"]
 
     def bring(
         self, index: Int[Tensor, " n"], *, step: Int[Tensor, ""], skip: Bool[Tensor, ""]
@@ -118,8 +124,10 @@ class CatchUp:
         """
         if skip.is_cpu and bool(skip):
             return
-        rows = self._rows.at(index)
-        for name, value in self._present(index, step, states=True).items():
+        matrix, rows = self._missed(index), self._rows.at(index)
+        if skip.is_cpu and self._natively(rows, matrix, step, to=None):
+            return
+        for name, value in self._present(rows, matrix, step, states=True).items():
             rows.write(name, value if skip.is_cpu else torch.where(skip, rows.read(name), value))
 
     def step(
@@ -153,10 +161,31 @@ class CatchUp:
             self._rows.ready(start, stop)
             self.bring(torch.arange(start, stop, device=device), step=step, skip=go)
 
-    def _present(self, index: Tensor, step: Tensor, *, states: bool) -> dict[str, Tensor]:
+    def _natively(self, rows: RowSlice, matrix: Tensor, step: Tensor, *, to: Tensor | None) -> bool:
+        """Let compiled code do what `_present` does, where there is some for these rows."""
+        if rows.index is None or not rows.centre.is_cpu:
+            return False
+        tables, number = [rows.centre, *rows.state.values()], int(step)
+        keys = [
+            key_of(self._seed, ROUNDING, _OWN_CHANCES + table, number)
+            for table in range(len(tables))
+        ]
+        return native.catch_up(
+            tables,
+            keys,
+            first_row=rows.first,
+            index=rows.index,
+            numbers=rows.numbers,
+            matrix=matrix,
+            to=to,
+        )
+
+    def _present(
+        self, rows: RowSlice, matrix: Tensor, step: Tensor, *, states: bool
+    ) -> dict[str, Tensor]:
         """Each table's rows after the steps they missed, rounded as they are kept."""
-        rows = self._rows
-        matrix = self._missed(index).to(working_dtype(rows.centre.dtype))
+        index = rows.index
+        assert index is not None
         centre = self._read("centre", rows.centre, index)
         found = {"centre": centre}
         for name, table in rows.state.items():  # at most one
@@ -164,11 +193,11 @@ class CatchUp:
             before = self._buffer("before", len(index), centre).copy_(centre)
             centre.mul_(matrix[:, 0, :1])
             if state.shape == centre.shape:
-                centre.addcmul_(state, matrix[:, 0, 1:])
+                centre.add_(state * matrix[:, 0, 1:])  # each rounded, as compiled code does
             if states:
                 found[name] = state.mul_(matrix[:, 1, 1:])
                 if state.shape == centre.shape:
-                    state.addcmul_(before, matrix[:, 1, :1])
+                    state.add_(before * matrix[:, 1, :1])
         if not rows.state:
             centre.mul_(matrix[:, 0, :1])
         for number, (name, value) in enumerate(found.items()):
@@ -177,7 +206,7 @@ class CatchUp:
                 # Other chances than those of the step to come, which rounds the same tensors.
                 key = rounding_key(seed=self._seed, step=step, tensor=_OWN_CHANCES + number)
                 found[name] = round_stochastically(
-                    value, kept.dtype, key=key, first_row=rows.at(index).number
+                    value, kept.dtype, key=key, first_row=rows.number
                 )
         return found
 
@@ -195,10 +224,12 @@ class CatchUp:
             found = self._buffers[name] = like.new_empty(count, like.shape[1])
         return found[:count]
 
-    def _missed(self, index: Tensor) -> Tensor:
+    def _missed(self, index: Tensor) -> Float[Tensor, "n 2 2"]:
+        """The product of the steps that each row missed, in the working dtype."""
         if not len(self._edges):
             group = torch.zeros_like(index)
         else:
             number = self._rows.numbers(index)
             group = self._groups[torch.searchsorted(self._edges, number, right=True)]
-        return self._products.since(self._reached[index], group)
+        product = self._products.since(self._reached[index], group)
+        return product.to(working_dtype(self._rows.centre.dtype))

@@ -1,7 +1,7 @@
-"""The row updates and first values in compiled code, for rows on a CPU.
+"""The row updates, rows caught up, and first values in compiled code, for rows on a CPU.
 
-Both functions have their twins in torch (optimizer.py, initial.py), give the same bits, and say
-where they did nothing and the twin has to do the work.
+The functions have their twins in torch (optimizer.py, catch_up.py, initial.py), give the same bits,
+and say where they did nothing and the twin has to do the work.
 """
 
 import ctypes
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sharded_fc.native_code import library
@@ -90,6 +90,52 @@ def update(
         along=None if along is None else along.data_ptr(),
     )
     code[kind](ctypes.byref(described), *(ctypes.c_float(number) for number in numbers))
+    return True
+
+
+def catch_up(
+    tables: Sequence[Tensor],
+    keys: Sequence[int],
+    *,
+    first_row: int,
+    index: Int[Tensor, " n"],
+    numbers: Int[Tensor, " all"] | None,
+    matrix: Float[Tensor, "n 2 2"],
+    to: Float[Tensor, "n dim"] | None,
+) -> bool:
+    """Multiply (centre, state) by each row's matrix; False if not done.
+
+    Tables, keys and rows are told as in `Operands`. Rows are written back with their states; or the
+    centres alone to `to`, of their dtype.
+    """
+    suited = all(each.is_cpu and each.is_contiguous() and each.dtype in _TYPES for each in tables)
+    code = library() if suited and matrix.dtype == torch.float32 else None
+    if code is None:
+        return False
+    described = [
+        _Table(table.data_ptr(), key, _TYPES[table.dtype])
+        for table, key in zip(tables, keys, strict=True)
+    ]
+    index, matrix = index.contiguous(), matrix.contiguous()
+    numbers = None if numbers is None else numbers.contiguous()
+    dim = tables[0].shape[1]
+    which = _Slice(
+        rows=len(index),
+        dim=dim,
+        threads=torch.get_num_threads(),
+        first_row=first_row,
+        index=index.data_ptr(),
+        numbers=None if numbers is None else numbers.data_ptr(),
+        centre=described[0],
+        state=(_Table * _MOST_STATES)(*described[1:]),
+    )
+    code["catch_up"](
+        ctypes.byref(which),
+        ctypes.c_void_p(matrix.data_ptr()),
+        ctypes.c_int64(len(tables) - 1),
+        ctypes.c_int64(all(table.shape[1] == dim for table in tables)),
+        None if to is None else ctypes.c_void_p(to.data_ptr()),
+    )
     return True
 
 

@@ -244,6 +244,43 @@ extern "C" void row_wise(const Slice* slice, float learning_rate, float kept, fl
     });
 }
 
+// Rows after the steps they missed: each row and its state times its own 2 x 2 `matrix`
+// [rows, 4], rounded as they are kept. `states` counts them, `wide` says whether one is as long as a
+// row or one number. Both are written back; or, to `to` [rows, dim], the rows alone.
+extern "C" void catch_up(const Slice* slice, const float* matrix, int64_t states, int64_t wide,
+                         void* to) {
+    const int64_t dim = slice->dim;
+    const Table &centres = slice->centre, &kept = slice->state[0];
+    const Table out{to, centres.key, centres.type};
+    const int threads = slice->rows * dim < GRAIN ? 1 : int(slice->threads);
+#pragma omp parallel num_threads(threads)
+    {
+        Buffers buffers(dim);
+#pragma omp for schedule(static)
+        for (int64_t row = 0; row < slice->rows; ++row) {
+            const float a = matrix[4 * row], b = matrix[4 * row + 1];
+            const float c = matrix[4 * row + 2], d = matrix[4 * row + 3];
+            const int64_t at = slice->at(row), number = slice->number(at);
+            float* __restrict centre = buffers.at(0);
+            float* __restrict state = buffers.at(1);
+            float* __restrict moved = buffers.at(2);
+            buffers.load(centres, at, centre);
+            if (states && wide) {
+                buffers.load(kept, at, state);
+                for (int64_t i = 0; i < dim; ++i) moved[i] = centre[i] * a + state[i] * b;
+                if (!to) {
+                    for (int64_t i = 0; i < dim; ++i) state[i] = state[i] * d + centre[i] * c;
+                    buffers.store(kept, at, number, state);
+                }
+            } else {
+                for (int64_t i = 0; i < dim; ++i) moved[i] = centre[i] * a;
+                if (states && !to) static_cast<float*>(kept.data)[at] *= d;
+            }
+            buffers.store(to ? out : centres, to ? row : at, number, moved);
+        }
+    }
+}
+
 // The first values of rows of these global numbers, float32 [rows, dim].
 extern "C" void initial_rows(float* to, const int64_t* numbers, int64_t rows, int64_t dim,
                              uint64_t seed_key, float scale, int64_t threads) {

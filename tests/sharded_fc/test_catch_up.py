@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sharded_fc.catch_up import CatchUp, idle_step
+from sharded_fc.native_build import SWITCH
 from sharded_fc.optimizer import SGD, AdamW, RowWise
 from sharded_fc.reference.optimizers import NAMES, make_optimizer
 from sharded_fc.storage import Rows
@@ -196,3 +197,34 @@ def test_adamw_is_refused_with_what_to_use():
     rows = make_rows(AdamW())
     with pytest.raises(ValueError, match="use 'sgd', 'nesterov' or 'rowwise', or untouched"):
         CatchUp(AdamW(), rows, ratios=(), seed=0)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "state_dtype"),
+    [
+        (torch.float32, torch.float32),
+        (torch.bfloat16, torch.bfloat16),
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.float32),
+    ],
+    ids=str,
+)
+def test_compiled_code_gives_torchs_bits(monkeypatch, rule, dtype, state_dtype):
+    """Rows that missed 0 to 6 steps, in no order, and two learning rates."""
+    found = {}
+    for switch in ("1", "0"):
+        monkeypatch.setenv(SWITCH, switch)
+        rows = make_rows(rule, count=37, dtype=dtype, state_dtype=state_dtype)
+        catch_up = CatchUp(rule, rows, ratios=[(3, 9, 0.5)], seed=7)
+        for step in range(6):
+            visited = torch.arange(step, 37, 5)
+            catch_up.step([visited], learning_rate=0.1 / (1 + step), skip=GO)
+        index = torch.randperm(37, generator=torch.Generator().manual_seed(0))[:30]
+        step = torch.tensor(6)
+        alone = catch_up.centres(index, step=step).clone()
+        catch_up.bring(index, step=step, skip=GO)
+        assert torch.equal(alone, rows.centre[index])
+        found[switch] = copies(rows)
+    for name, value in found["1"].items():
+        assert torch.equal(value, found["0"][name]), name
