@@ -18,6 +18,7 @@ from cluster.browse.site import COMMON
 from data_pipeline.index import IDENTITIES, INDEX, file_of, index_text
 from data_pipeline.pack import pack
 from data_pipeline.pairs import pack_drawn_pairs
+from data_pipeline.presets import PRESETS
 from data_pipeline.reindex import reindex, tars_of
 from tests.cluster.visitor import Page, Visitor
 from tests.data_pipeline.faces import dataset_of, flip_byte
@@ -176,7 +177,7 @@ def test_the_page_of_an_image_shows_a_dozen_epochs_and_every_preset(visitor):
     views = [source for source in sources if "/view/3" in source]
     epochs = [f"preset=strong&epoch={epoch}&seed=2" for epoch in range(5, 17)]
     assert [source.partition("?")[2] for source in views[:12]] == epochs
-    assert len(views) == 12 + 6
+    assert len(views) == 12 + len(PRESETS)
     assert all("epoch=5&seed=2" in source for source in views[12:])
 
 
