@@ -37,8 +37,8 @@ def plan(
     """Say what a run takes: memory and seconds of a rank, days, and which head to choose.
 
     `facescale plan RUN.yaml`, or `facescale plan --identities 100m --gpus 64 --device h100` for
-    machines that are not here, or do not exist. Compares the full softmax, a sampled one, one with
-    centres in the host's memory, and a pool of features. Opens no GPU and trains nothing.
+    machines that are not here, or do not exist. Compares the full softmax, a sampled one, such with
+    centres in the host's memory or in a file, and a pool of features. Opens no GPU, trains nothing.
 
     Args:
         run: a run file, then one-off changes such as head.storage=bf16; or changes alone
