@@ -7,6 +7,7 @@ import pytest
 
 from data_pipeline.pack import pack
 from data_pipeline.pairs import pack_drawn_pairs
+from data_pipeline.presets import PRESETS
 from tests.cluster.browsing import browsing
 from tests.cluster.chromium import Tab, browser
 from tests.data_pipeline.pictures import MemorySource, jpeg, people
@@ -82,7 +83,7 @@ def test_a_person_is_found_and_looked_at_as_the_network_does(visit):
     tab.value("document.querySelector('select[name=preset]').value = 'strong'")
     click(tab, "form.panel button")
     assert "preset=strong&epoch=0&seed=0" in tab.value(LOCATION)
-    assert tab.value(LOADED) == 1 + 12 + 6
+    assert tab.value(LOADED) == 1 + 12 + len(PRESETS)
     assert complaints(tab) == []
     origin = served.link.partition("/" + served.root.split("/")[3])[0]
     requests = [event["request"]["url"] for event in tab.events("Network.requestWillBeSent")]
