@@ -12,9 +12,12 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
+from trainer.layers import kernels
 from trainer.layers.drconv import plain
 from trainer.layers.drconv.geometry import Geometry
+from trainer.layers.drconv.graph import in_graph, region_conv_in_graph
 from trainer.layers.drconv.parts import Filters, Gradients
 from trainer.layers.native import drconv as native
 
@@ -36,6 +39,11 @@ def region_conv(
     by `guide_weight` is, which costs less if made here; then the kernel must be pointwise.
     """
     assert (guide is None) != (guide_weight is None)
+    if in_graph():
+        if guide is None:
+            assert guide_weight is not None
+            guide = functional.conv2d(image, guide_weight)
+        return region_conv_in_graph(image, guide, filters, bias, geometry)
     out, mask = _RegionConv.apply(
         image,
         guide,
@@ -69,7 +77,14 @@ class _RegionConv(torch.autograd.Function):
                 assert guide_weight is not None
                 guide = torch.einsum("bchw,mc->bmhw", image, guide_weight[:, :, 0, 0])
             mask = plain.choose_regions(guide)
-            done = plain.forward(image, mask, filters, bias, geometry), guide, mask
+            out = None
+            if kernels.usable(image.device):
+                from trainer.layers.kernels import drconv as triton_kernels
+
+                out = triton_kernels.forward(image, mask, filters, bias, geometry)
+            if out is None:
+                out = plain.forward(image, mask, filters, bias, geometry)
+            done = out, guide, mask
         out, guide, mask = done
         ctx.save_for_backward(image, guide, guide_weight, mask, coefficient, table)
         ctx.geometry = geometry
@@ -84,6 +99,12 @@ class _RegionConv(torch.autograd.Function):
         filters, geometry = Filters(coefficient, table), ctx.geometry
         wanted = (asked[0], asked[1] or asked[2] or _mixes(ctx, guide_weight), asked[3], asked[4])
         found = native.backward(gradient, image, guide, mask, filters, geometry, wanted=wanted)
+        if found is None and kernels.usable(image.device):
+            from trainer.layers.kernels import drconv as triton_kernels
+
+            found = triton_kernels.backward(
+                gradient, image, guide, mask, filters, geometry, wanted=wanted
+            )
         if found is None:
             found = plain.backward(gradient, image, guide, mask, filters, geometry, wanted=wanted)
         d_bias = gradient.sum((0, 2, 3)) if asked[5] else None

@@ -102,21 +102,23 @@ class DRConv2d(nn.Module):
         cast = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if cast else image.dtype
         with torch.autocast(device, enabled=False):
-            weight = next(self.generator.parameters())
-            return self._convolve(image.to(weight.dtype)).to(dtype)
+            wide = image.to(next(self.generator.parameters()).dtype)
+            # On a GPU products have operands of autocast's type, and sums of float32.
+            operand = image.to(dtype) if cast and device == "cuda" else wide
+            return self._convolve(wide, operand).to(dtype)
 
-    def _convolve(self, image: Tensor) -> Tensor:
+    def _convolve(self, image: Tensor, operand: Tensor) -> Tensor:
         geometry, guide = self.geometry, self.guide
         size = geometry.output_size((image.shape[2], image.shape[3]))
         numbers = weight = None
         if guide is None:
             numbers = self._follows[0].said(size)
-        elif geometry.pointwise and not guide.followed:
+        elif geometry.pointwise and not guide.followed and operand is image:
             weight = guide.conv.weight
         else:
             numbers = at_size(guide(image), size)
         out, mask = region_conv(
-            image,
+            operand,
             self.generator(image),
             guide=numbers,
             guide_weight=weight,

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tests.trainer.layers.drconv.dense import dense
-from trainer.layers.drconv import DRConv2d, Guide, watching
+from trainer.layers.drconv import DRConv2d, Guide, function, watching
 from trainer.layers.drconv.guide import at_size
 
 SHAPES = {
@@ -116,6 +116,22 @@ def test_under_autocast_errors_are_not_above_the_naive_codes(compiled):
     exact = naive(copy.deepcopy(layer).double(), image.double(), mask=usage[""].last)
     assert out.dtype == torch.bfloat16
     assert (out - exact).abs().max() <= (other - exact).abs().max()
+
+
+@pytest.mark.parametrize("shape", ["pointwise", "strided", "depthwise"])
+def test_what_goes_into_a_graph_has_the_same_numbers_and_gradients(monkeypatch, shape):
+    torch.manual_seed(0)
+    layer = DRConv2d(8, 16, **SHAPES[shape], regions=4).double()
+    image = torch.randn(2, 8, 9, 7, dtype=torch.float64, requires_grad=True)
+    gradient = torch.randn_like(layer(image))
+    asked = [image, *layer.parameters()]
+    made = []
+    for compiling in (False, True):
+        monkeypatch.setattr(function, "in_graph", lambda compiling=compiling: compiling)
+        out = layer(image)
+        made.append([out, *torch.autograd.grad(out, asked, gradient)])
+    for one, other in zip(*made, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_usage_counts_pixels_and_says_how_even_they_are():
