@@ -110,11 +110,13 @@ def backbone_seconds(
     if cost is None:
         cost = _estimated_cost(request, constants, activations)
     images = request.own_images
+    calls = images // request.run.batch.micro_batch_size
+    forward = images * cost.forward_s + calls * cost.forward_call_s
     return BackboneSeconds(
-        forward=images * cost.forward_s,
-        backward=images * cost.backward_s,
+        forward=forward,
+        backward=images * cost.backward_s + calls * cost.backward_call_s,
         optimizer=cost.optimizer_s,
-        gallery=images * cost.forward_s if gallery else 0.0,
+        gallery=forward if gallery else 0.0,
         measured=measured,
     )
 

@@ -32,7 +32,7 @@ from trainer.planning.seconds import exchange_seconds, pool_seconds
 DIMS, BATCHES = (64, 128, 256, 512), (16, 64, 256, 1024)
 MINED_ROWS, MINED_DIM, MINED_QUERIES, MINED_PROBES, TOUCHED_ROWS = 131_072, 256, 64, 32, 4096
 DRAWN_CLASSES = 1 << 20
-POOL_SLOTS = 16_384
+POOL_SLOTS = 65_536  # at the width below twice the cache of the CPU here
 LONG_S, SHORT_S = 0.4, 0.02
 ROUNDS = 2
 """Of products, one after the other; the faster time counts, as a disturbance lasts."""

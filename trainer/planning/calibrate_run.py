@@ -34,7 +34,10 @@ LOADED_S = 1.0
 
 
 def measure_backbone(run: RunConfig, topology: Topology) -> BackboneCost:
-    """Whole training steps of one micro-batch a rank, with a head that takes next to nothing."""
+    """Whole training steps of one micro-batch a rank, with a head that takes next to nothing.
+
+    Of the run's micro-batch and of half of it, which tells what a micro-batch costs at least.
+    """
     engine = build.make_engine(run, topology)
     side, size = run.data.image_size, run.batch.micro_batch_size
     dim = build.embedding_dim(run)
@@ -43,15 +46,15 @@ def measure_backbone(run: RunConfig, topology: Topology) -> BackboneCost:
         classes, dim, margin=CosFace(0.4), scale=64.0, learning_rate=0.1, group=topology.group,
         device=topology.device,
     )  # fmt: skip
-    generator = torch.Generator().manual_seed(topology.rank)
-    batch = FaceBatch(
-        torch.randn(size, 3, side, side, generator=generator).to(topology.device),
-        torch.randint(classes, (size,), generator=generator),
-        torch.arange(size),
-    )
     clock = Clock(topology.group, topology.device)
+    generator = torch.Generator().manual_seed(topology.rank)
 
-    def seconds() -> dict[str, float]:
+    def seconds(size: int) -> dict[str, float]:
+        batch = FaceBatch(
+            torch.randn(size, 3, side, side, generator=generator).to(topology.device),
+            torch.randint(classes, (size,), generator=generator),
+            torch.arange(size),
+        )
         outcome: StepOutcome = train_step(
             engine,
             head,
@@ -62,22 +65,38 @@ def measure_backbone(run: RunConfig, topology: Topology) -> BackboneCost:
         )
         return outcome.seconds()
 
-    for _ in range(WARM_STEPS):  # kernels are chosen and memory is taken
-        seconds()
-    taken = [seconds() for _ in range(STEPS)]
-    middle = {
-        phase: clock.slowest(float(np.median([each[phase] for each in taken])))
-        for phase in taken[0]
-    }
+    def middle(size: int) -> dict[str, float]:
+        for _ in range(WARM_STEPS):  # kernels are chosen and memory is taken
+            seconds(size)
+        taken = [seconds(size) for _ in range(STEPS)]
+        return {
+            phase: clock.slowest(float(np.median([each[phase] for each in taken])))
+            for phase in taken[0]
+        }
+
+    whole, half = middle(size), middle(max(2, size // 2))
+
+    def split(phase: str) -> tuple[float, float]:
+        """(of an image, of a micro-batch besides) in a phase."""
+        more = size - max(2, size // 2)
+        of_image = (whole[phase] - half[phase]) / more if more else 0.0
+        of_call = whole[phase] - size * of_image
+        if not more or of_image <= 0 or of_call < 0:  # disturbed, or nothing to compare
+            return whole[phase] / size, 0.0
+        return of_image, of_call
+
+    (forward, forward_call), (backward, backward_call) = split("forward"), split("backward")
     return BackboneCost(
         name=run.backbone.name,
         image_size=side,
         embedding_dim=dim,
         precision=run.engine.precision,
         recompute=run.engine.recompute,
-        forward_s=middle["forward"] / size,
-        backward_s=middle["backward"] / size,
-        optimizer_s=middle["optimizer"],
+        forward_s=forward,
+        backward_s=backward,
+        optimizer_s=whole["optimizer"],
+        forward_call_s=forward_call,
+        backward_call_s=backward_call,
     )
 
 

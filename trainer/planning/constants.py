@@ -49,7 +49,7 @@ class HeadCost:
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneCost:
-    """Seconds of an image forwards and backwards, and of what a step does once."""
+    """Seconds of an image forwards and backwards, of a micro-batch besides, and of a step once."""
 
     name: str
     image_size: int
@@ -59,6 +59,8 @@ class BackboneCost:
     forward_s: float
     backward_s: float
     optimizer_s: float
+    forward_call_s: float = 0.0
+    backward_call_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

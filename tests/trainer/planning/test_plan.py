@@ -169,6 +169,11 @@ def test_a_backbone_that_was_not_measured_is_said_to_be_reckoned():
     plan, advice = planned(machine(constants(backbones=(known,))), asked(10_000, 1, on_cpu=True))
     assert "was not measured" not in plan_text(plan, advice)
     assert plan.candidates[0].backbone_seconds.total == 128 * 3.0 + 3.0
+    called = replace(known, forward_call_s=10.0, backward_call_s=20.0)
+    changes = ("batch.micro_batches=4", "batch.micro_batch_size=32")
+    wanted = asked(10_000, 2, *changes, on_cpu=True)
+    plan, _ = planned(machine(constants(backbones=(called,))), wanted)
+    assert plan.candidates[0].backbone_seconds.total == 64 * 3.0 + 3.0 + 2 * 30.0
 
 
 def test_a_plan_as_json_has_every_number_and_no_other_things():
