@@ -11,6 +11,10 @@
 #include <cstdint>
 #include <utility>
 
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
 #include "vectors.h"
 
 struct Taps {
@@ -54,6 +58,13 @@ inline Some<float, N> read(const float* from) {
 
 template <int64_t N>
 inline Some<float, N> read(const uint16_t* bfloat16) {
+#ifdef __AVX512F__
+    if constexpr (N == 16)  // GCC 12 widens halves of a register and joins them
+        return (Some<float, N>)_mm512_slli_epi32(
+            _mm512_cvtepu16_epi32(
+                _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bfloat16))),
+            16);
+#endif
     const auto bits = *reinterpret_cast<const Some<uint16_t, N>*>(bfloat16);
     return (Some<float, N>)(__builtin_convertvector(bits, Some<uint32_t, N>) << 16);
 }
