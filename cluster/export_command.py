@@ -64,6 +64,8 @@ def export(
     from trainer.export.export import STAGES, export
     from trainer.export.source import from_name, from_run
 
+    if "/" in source and not Path(source).is_dir():
+        raise RunError(f"there is no folder {source}; give a run folder or a backbone's name")
     if Path(source).is_dir():
         if not (weights is image_size is embedding_dim is None):
             raise RunFileError(

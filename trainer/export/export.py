@@ -1,5 +1,6 @@
 """A network into an ONNX file that has been checked: what `facescale export` does."""
 
+import errno
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -144,7 +145,7 @@ def _written_beside(dest: Path, model: onnx.ModelProto) -> Iterator[Path]:
         partial.rename(dest)
         sync_folder(dest.parent)
     except OSError as error:
-        kind = DiskFullError if isinstance(error, OSError) and error.errno == 28 else RunError
+        kind = DiskFullError if error.errno == errno.ENOSPC else RunError
         raise kind(f"{dest} cannot be written: {error.strerror}") from error
     finally:
         partial.unlink(missing_ok=True)
