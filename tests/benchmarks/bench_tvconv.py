@@ -251,7 +251,8 @@ def main() -> None:
         ),
         met("training of depthwise, worst", worst(rows, "training: of depthwise"), TRAINING),
     ]
-    notes += memory(sizes[-1], batch=options.batch, threads=options.threads)
+    largest = max(sizes, key=lambda size: size.channels * size.out_side**2)
+    notes += memory(largest, batch=options.batch, threads=options.threads)
     print("\n".join(notes))
     if options.record:
         command = f"python -m tests.benchmarks.bench_tvconv {' '.join(sys.argv[1:])}".strip()
