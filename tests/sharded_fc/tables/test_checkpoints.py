@@ -224,40 +224,6 @@ def test_a_journal_of_another_table_is_refused(opened, tmp_path):
         opened("mapped")
 
 
-def test_no_room_for_the_journal_changes_nothing(opened):
-    table = opened("mapped")
-    list(run(table, PLAN[:2]))
-    table.checkpoint(2)
-    wanted = content(table)
-
-    def refuse(at: int, data: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(table._store._journals[-1]._file, "write", refuse)
-        with pytest.raises(OSError, match="No space left"):
-            table.gather(PLAN[2])
-    assert same(content(table), wanted)
-    list(run(table, PLAN[2:], first_step=2))
-
-
-def test_a_sync_that_failed_once_fails_from_then_on(opened, monkeypatch):
-    """The system drops what it could not write and tells once; a later sync would promise it."""
-    table = opened("mapped")
-    list(run(table, PLAN[:2]))
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "fdatasync", refuse_to_sync)
-        with pytest.raises(OSError, match="Input/output error"):
-            table.checkpoint(2)
-    with pytest.raises(OSError, match="Input/output error"):
-        table.checkpoint(3)
-    assert table.checkpoints == [0]
-
-
-def refuse_to_sync(descriptor):
-    raise OSError(5, "Input/output error")
-
-
 def test_a_lost_part_of_a_synced_journal_is_refused_not_skipped(opened, tmp_path):
     table = opened("mapped")
     list(run(table, PLAN))
