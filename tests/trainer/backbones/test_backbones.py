@@ -64,6 +64,30 @@ def test_first_weights_keep_the_scale_of_their_input_in_grouped_layers_too():
             assert abs(float(layer.weight.detach().std()) - expected) < tolerance
 
 
+# What the released codes draw: a fixed deviation, or He's by k*k*outputs, or by k*k*inputs.
+@pytest.mark.parametrize(
+    ("name", "layer", "deviation"),
+    [
+        ("iresnet18", "stage2.0.body.1.0", 0.1),
+        ("iresnet18", "stage2.0.shortcut.0", 0.1),
+        ("mbf", "stage2.0.body.0.0", math.sqrt(2 / 128)),
+        ("mbf", "stage2.0.body.1.0", math.sqrt(2 / (9 * 128))),
+        ("mbf", "embedding.3", math.sqrt(2 / 512)),
+        ("mobilenetv2_100", "stage2.0.body.1.0", math.sqrt(2 / (9 * 144))),
+        ("mobilenetv2_100", "embedding.layers.3", 0.01),
+        ("shufflenetv2_050", "stem.0.0", 0.01),
+        ("shufflenetv2_050", "stage4.1.body.0.0", math.sqrt(1 / 96)),
+        ("vit_t", "blocks.0.attention.qkv", 0.02),
+    ],
+)
+def test_first_weights_are_those_of_the_released_codes(name, layer, deviation):
+    torch.manual_seed(0)
+    weight = build(name, image_size=32).get_submodule(layer).get_parameter("weight").detach()
+    # A sample deviation of n values is off by deviation / sqrt(2n); five of those.
+    assert abs(float(weight.std()) - deviation) < 5 * deviation / math.sqrt(2 * weight.numel())
+    assert abs(float(weight.mean())) < 5 * deviation / math.sqrt(weight.numel())
+
+
 def test_first_weights_follow_torch_s_seed():
     torch.manual_seed(3)
     one = build("mobilefacenet", image_size=32).state_dict()
