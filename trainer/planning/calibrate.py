@@ -33,7 +33,7 @@ COPIED_ITEMS = 32 << 20  # 128 MiB
 
 
 def calibrate(run: RunConfig, setups: Sequence[tuple[int, int]]) -> Machine:
-    """This machine's numbers for (ranks, threads) each; about a minute for two setups.
+    """This machine's numbers for (ranks, threads) each; a minute or two for two setups.
 
     The dtypes of heads are the usual ones and the run's; the backbone is the run's.
     """
