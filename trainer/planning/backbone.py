@@ -7,6 +7,7 @@ from torch import Tensor
 
 from trainer import build
 from trainer.backbones import table
+from trainer.config import RunConfig
 from trainer.planning.constants import BackboneCost, Constants
 from trainer.planning.request import Request
 
@@ -121,11 +122,19 @@ def backbone_seconds(
     )
 
 
+def network_name(run: RunConfig) -> str:
+    """What a measurement of a run's network is kept under: its name, and what is replaced in it."""
+    rules = [
+        f"{rule.what} {','.join(map(str, rule.stages))} {rule.by}" for rule in run.backbone.replace
+    ]
+    return "; ".join([run.backbone.name, *rules])
+
+
 def measured_cost(request: Request, constants: Constants) -> BackboneCost | None:
     """The measurement of just this backbone, size and precision, if there is one."""
     run = request.run
     wanted = (
-        run.backbone.name,
+        network_name(run),
         run.data.image_size,
         request.embedding_dim,
         run.engine.precision,

@@ -21,6 +21,7 @@ from trainer import build
 from trainer.config import RunConfig
 from trainer.config_data import ShuffledConfig
 from trainer.data import make_order, open_data
+from trainer.planning.backbone import network_name
 from trainer.planning.clock import Clock
 from trainer.planning.constants import BackboneCost
 from trainer.step import StepOutcome, train_step
@@ -87,7 +88,7 @@ def measure_backbone(run: RunConfig, topology: Topology) -> BackboneCost:
 
     (forward, forward_call), (backward, backward_call) = split("forward"), split("backward")
     return BackboneCost(
-        name=run.backbone.name,
+        name=network_name(run),
         image_size=side,
         embedding_dim=dim,
         precision=run.engine.precision,

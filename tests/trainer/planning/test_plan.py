@@ -12,7 +12,12 @@ from trainer import backbones
 from trainer.backbones.table import BACKBONES
 from trainer.errors import RunError
 from trainer.planning import request
-from trainer.planning.backbone import activation_bytes, backbone_bytes, parameters
+from trainer.planning.backbone import (
+    activation_bytes,
+    backbone_bytes,
+    network_name,
+    parameters,
+)
 from trainer.planning.constants import BackboneCost, Machine
 from trainer.planning.devices import device
 from trainer.planning.plan import Plan, make_plan
@@ -253,3 +258,12 @@ def test_recomputing_holds_one_micro_batch():
         backbone_bytes(each, activations=10, gallery=False).activations for each in (wanted, again)
     ]
     assert held == [4 * 128 * 10, 128 * 10]
+
+
+def test_a_measurement_counts_for_the_network_with_the_same_layers_only():
+    rule = "{what: depthwise, stages: [3], with: {kind: tvconv}}"
+    plain, replaced = (
+        network_name(asked(10, 1, f"backbone.replace={rules}", on_cpu=True).run)
+        for rules in ("[]", f"[{rule}]")
+    )
+    assert replaced.startswith(f"{plain}; depthwise 3 ")
