@@ -39,7 +39,8 @@ def test_the_same_as_json_is_one_object(capsys):
     found = json.loads(out)
     assert (found["identities"], found["images"], found["ranks"]) == (10**8, 10**9, 1024)
     assert not found["machine"]["measured"]
-    assert [each["kind"] for each in found["candidates"]] == ["full", "sampled", "host", "mapped", "pool"]
+    kinds = ["full", "sampled", "host", "mapped", "pool"]
+    assert [each["kind"] for each in found["candidates"]] == kinds
 
 
 def test_a_run_file_is_planned_with_its_own_dataset_steps_and_workers(capsys, tmp_path: Path):
