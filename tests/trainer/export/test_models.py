@@ -80,7 +80,15 @@ def regions(generator: GeneratorName) -> nn.Module:
     first = DRConv2d(8, 6, 1, regions=3, generator=generator)
     assert first.guide is not None
     second = DRConv2d(
-        6, 6, 3, stride=2, padding=1, groups=6, regions=3, generator=generator, guide=first.guide
+        6,
+        6,
+        (1, 3),
+        stride=2,
+        padding=(0, 1),
+        groups=6,
+        regions=3,
+        generator=generator,
+        guide=first.guide,
     )
     return nn.Sequential(first, nn.PReLU(6), second, BatchNorm2d(6))
 
