@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sharded_fc import native_tile
+from sharded_fc import huge_pages, native_tile
 from sharded_fc.tile import Weights
 
 _LARGEST_EXPONENT = 14  # 2^14 leaves a factor of four below float16's largest number
@@ -25,7 +25,7 @@ class Operands:
         dim = centre.shape[1]
 
         def empty(*shape: int, dtype: torch.dtype = working) -> Tensor:
-            return torch.empty(shape, dtype=dtype, device=centre.device)
+            return huge_pages.empty(*shape, dtype=dtype, device=centre.device)
 
         self.unit = compute == torch.float16
         self.product_dtype = compute if centre.device.type == "cpu" else working

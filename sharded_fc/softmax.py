@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sharded_fc import kernels, native_tile, tile
+from sharded_fc import huge_pages, kernels, native_tile, tile
 from sharded_fc.catch_up import CatchUp
 from sharded_fc.combine import Batch
 from sharded_fc.operands import Operands
@@ -281,7 +281,9 @@ class ChunkedSoftmax:
         fitting = self.kept_bytes // (chunk * batch * item)
         kept = min(fitting, sum(math.ceil(len(part) / chunk) for part in parts))
         if kept and (self._kept is None or len(self._kept) < kept):
-            self._kept = operands.tile.new_empty(kept, chunk, batch, dtype=operands.product_dtype)
+            self._kept = huge_pages.empty(
+                kept, chunk, batch, dtype=operands.product_dtype, device=operands.tile.device
+            )
         return kept
 
     def _place(self, operands: Operands, index: int, rows: int, kept: int) -> Tensor:

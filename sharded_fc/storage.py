@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sharded_fc import huge_pages
 from sharded_fc.initial import initial_rows
 from sharded_fc.reshard import gaps, overlap
 
@@ -90,10 +91,10 @@ class Rows:
         self.stop = stop
         self._seed = seed
         self._initial_columns = embedding_dim if initial_columns is None else initial_columns
-        self.centre = torch.empty(stop - start, embedding_dim, dtype=dtype, device=device)
+        self.centre = huge_pages.empty(stop - start, embedding_dim, dtype=dtype, device=device)
         working = working_dtype(dtype)
         self.state = {
-            name: torch.empty(
+            name: huge_pages.empty(
                 stop - start, width, dtype=working if width == 1 else state_dtype, device=device
             )
             for name, width in state_widths.items()

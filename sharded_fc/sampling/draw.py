@@ -8,6 +8,7 @@ classes that varies from step to step.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -54,12 +55,12 @@ class Draw:
         if self.shuffled and self.block == 1:
             raise ValueError("shuffled is about blocks; use a block above 1, or leave it out")
 
-    @property
+    @cached_property
     def num_blocks(self) -> int:
         """What is drawn from."""
         return -(-self.num_classes // self.block)
 
-    @property
+    @cached_property
     def drawn_blocks(self) -> int:
         """How many of them: those that `count` classes make, at least one if any."""
         return min(self.num_blocks, max(round(self.count / self.block), min(self.count, 1)))

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sharded_fc import huge_pages
 from sharded_fc.catch_up import CatchUp
 from sharded_fc.outside import OutsideRows
 from sharded_fc.parts import Chosen, Weight
@@ -89,7 +90,9 @@ class Sampler:
         rate = choice.rate.clamp_min(torch.finfo(choice.rate.dtype).tiny)  # 0: nothing is drawn
         weight = Weight(term=-rate.log() if self._corrected else None, count=1.0 / rate)
         if len(self._buffer) != chunk:
-            self._buffer = self._buffer.new_empty(chunk, self._rows.width)
+            self._buffer = huge_pages.empty(
+                chunk, self._rows.width, dtype=self._rows.dtype, device=self._rows.device
+            )
 
         def chosen(classes: Tensor, *, own: bool, weight: Weight) -> Chosen:
             return Chosen(
