@@ -34,7 +34,7 @@ struct Maps {
 
 namespace {
 
-constexpr int64_t SPAN = 16;  // positions that a thread takes at a time
+constexpr int64_t SPAN = 16;  // the most positions that a thread takes at a time
 constexpr int64_t TAPS = 9;   // that share a load of the target's gradient
 constexpr int64_t GRAIN = 1 << 18;  // products under which starting threads takes longer
 
@@ -84,14 +84,16 @@ inline void write(uint16_t* to, Some<float, N> value) {
     *reinterpret_cast<Some<uint16_t, N>*>(to) = __builtin_convertvector(kept, Some<uint16_t, N>);
 }
 
-// Calls work(first, last) for spans of target positions.
+// Calls work(first, last) for spans of target positions, as many and as long for every thread.
 template <class Work>
 void for_each_span(const Taps& taps, const Maps& maps, Work work) {
     const int64_t products = taps.first[taps.positions] * maps.images * maps.channels;
     const int threads = products < GRAIN ? 1 : int(maps.threads);
+    const int64_t rounds = (taps.positions + threads * SPAN - 1) / (threads * SPAN);
+    const int64_t spans = rounds * threads;
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t first = 0; first < taps.positions; first += SPAN)
-        work(first, std::min(first + SPAN, taps.positions));
+    for (int64_t span = 0; span < spans; ++span)
+        work(span * taps.positions / spans, (span + 1) * taps.positions / spans);
 }
 
 // Calls work(count, channel) for all channels, as many at a time as fit.
