@@ -1,7 +1,10 @@
 """Tables in large pages: asked for where it is worth it, and a table like any other."""
 
+import ctypes
+import mmap
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -25,9 +28,24 @@ def flags(table: Tensor) -> set[str]:
     raise AssertionError("no mapping holds the table")
 
 
-def test_a_large_table_asks_for_large_pages_and_a_small_one_does_not():
+def test_a_large_table_asks_for_large_pages():
     assert "hg" in flags(huge_pages.empty(3000, 1024, dtype=torch.float32, device=CPU))
-    assert "hg" not in flags(huge_pages.empty(10, 1024, dtype=torch.float32, device=CPU))
+
+
+@pytest.mark.parametrize(("num_rows", "asks"), [(3000, 1), (10, 0)])
+def test_what_is_asked_for_lies_inside_a_table_that_is_worth_it(num_rows, asks, monkeypatch):
+    asked = []
+
+    def advise(start: ctypes.c_void_p, size: ctypes.c_size_t, advice: int) -> None:
+        asked.append((start.value or 0, size.value))
+
+    monkeypatch.setattr(huge_pages, "_madvise", lambda: advise)
+    table = huge_pages.empty(num_rows, 1024, dtype=torch.float32, device=CPU)
+    assert len(asked) == asks
+    for start, size in asked:
+        assert start % mmap.PAGESIZE == size % mmap.PAGESIZE == 0
+        assert table.data_ptr() <= start
+        assert start + size <= table.data_ptr() + table.nbytes
 
 
 def test_a_table_has_its_shape_and_keeps_what_is_written():
