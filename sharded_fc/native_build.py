@@ -18,6 +18,7 @@ import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -36,6 +37,16 @@ _FLAGS = (
 _BUILD_TIMEOUT_S = 120  # two seconds on an idle machine
 
 logger = logging.getLogger(__name__)
+
+
+class Library(ctypes.CDLL):
+    """A library whose functions are looked up once: `library["name"]`."""
+
+    def __getitem__(self, name: str) -> Any:
+        found = self.__dict__.get(name)
+        if found is None:
+            found = self.__dict__[name] = super().__getitem__(name)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)  # looked up by identity, at every call
@@ -64,7 +75,7 @@ class Native:
     def load(self) -> ctypes.CDLL | None:
         """Load the library from the cache folder, after building it if it is not there."""
         try:
-            return ctypes.CDLL(str(_built(self)))
+            return Library(str(_built(self)))
         except (OSError, subprocess.SubprocessError) as error:
             reason = str(getattr(error, "stderr", None) or error).strip()
             logger.info("%s in torch alone: no native code, %s", self.user, reason)

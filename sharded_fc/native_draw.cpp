@@ -1,4 +1,5 @@
-// The first numbers of a keyed permutation (sampling/permutation.py), in ascending order, on a CPU.
+// A keyed permutation (sampling/permutation.py) on a CPU: its first numbers, in ascending order, and
+// the places of some.
 //
 // The same integers as there. Places go through the rounds a few at a time, so that the compiler
 // makes vectors of them; the numbers become bits of a set, which is read in order: no sort. No torch
@@ -8,6 +9,7 @@
 #include <cstdint>
 #include <memory>
 #include <numeric>
+#include <vector>
 
 struct Network {
     uint64_t key;
@@ -52,6 +54,24 @@ void through(const Network& network, int64_t count, int32_t* __restrict row,
             for (int64_t i = 0; i < count; ++i)
                 column[i] = added(column[i], change(uint32_t(row[i]), low, high, columns), columns);
     }
+}
+
+// The place of one number: the rounds backwards, until it is below the size.
+int64_t place_of(const Network& network, const std::vector<uint64_t>& keys, int64_t number) {
+    const int32_t rows = int32_t(network.rows), columns = int32_t(network.columns);
+    do {
+        int32_t row = int32_t(number / columns), column = int32_t(number % columns);
+        for (int64_t round = network.rounds - 1; round >= 0; --round) {
+            const uint32_t low = uint32_t(keys[round]), high = uint32_t(keys[round] >> 32);
+            // The side's rest, added, takes the change away; nothing for a change of 0.
+            if (round % 2 == 0)
+                row = added(row, rows - change(uint32_t(column), low, high, rows), rows);
+            else
+                column = added(column, columns - change(uint32_t(row), low, high, columns), columns);
+        }
+        number = int64_t(row) * columns + column;
+    } while (number >= network.size);
+    return number;
 }
 
 }  // namespace
@@ -104,4 +124,13 @@ extern "C" void first_numbers(const Network* network, int64_t count, int64_t fir
         end += many;
     }
     *found = end - to;
+}
+
+// Writes the places of `count` numbers to `to`.
+extern "C" void places_of(const Network* network, const int64_t* number, int64_t count,
+                          int64_t* to) {
+    std::vector<uint64_t> keys(network->rounds);
+    for (int64_t round = 0; round < network->rounds; ++round)
+        keys[round] = extend(network->key, uint64_t(round));
+    for (int64_t i = 0; i < count; ++i) to[i] = place_of(*network, keys, number[i]);
 }

@@ -1,4 +1,4 @@
-"""The first numbers of a keyed permutation in compiled code, for a CPU; see native_draw.cpp."""
+"""A keyed permutation in compiled code, for a CPU; see native_draw.cpp."""
 
 import ctypes
 
@@ -11,7 +11,9 @@ from sharded_fc.native_code import library
 _SLACK = 8  # numbers written past the last
 
 
-class _Network(ctypes.Structure):
+class Network(ctypes.Structure):
+    """A permutation: see native_draw.cpp."""
+
     _fields_ = (
         ("key", ctypes.c_uint64),
         ("rounds", ctypes.c_int64),
@@ -21,13 +23,14 @@ class _Network(ctypes.Structure):
     )
 
 
+def network(key: int, *, rounds: int, rows: int, columns: int, size: int) -> Network:
+    """The permutation of [0, size) that goes through [0, rows) x [0, columns)."""
+    return Network(key % (1 << 64), rounds, rows, columns, size)
+
+
 def first_numbers(
-    key: int,
+    described: Network,
     *,
-    rounds: int,
-    rows: int,
-    columns: int,
-    size: int,
     count: int,
     first: int,
     last: int,
@@ -41,17 +44,32 @@ def first_numbers(
     if code is None:
         return None
     known = known.contiguous()
-    network = _Network(key % (1 << 64), rounds, rows, columns, size)
     to = torch.empty(min(count, last - first) + _SLACK, dtype=torch.int64)
     found = ctypes.c_int64()
     code["first_numbers"](
-        ctypes.byref(network),
+        ctypes.byref(described),
         ctypes.c_int64(count),
         ctypes.c_int64(first),
         ctypes.c_int64(last),
         ctypes.c_void_p(known.data_ptr()),
-        ctypes.c_int64(len(known)),
+        ctypes.c_int64(known.shape[0]),
         ctypes.c_void_p(to.data_ptr()),
         ctypes.byref(found),
     )
     return to[: found.value]
+
+
+def places(described: Network, number: Int[Tensor, " n"]) -> Int[Tensor, " n"] | None:
+    """The places of numbers in [0, size); None if not done."""
+    code = library() if number.is_cpu else None
+    if code is None:
+        return None
+    number = number.contiguous()
+    to = torch.empty_like(number)
+    code["places_of"](
+        ctypes.byref(described),
+        ctypes.c_void_p(number.data_ptr()),
+        ctypes.c_int64(number.numel()),
+        ctypes.c_void_p(to.data_ptr()),
+    )
+    return to

@@ -70,6 +70,10 @@ class Draw:
         """The probability of each class to be drawn; with "peer" where no sample has a class."""
         return self.drawn_blocks / self.num_blocks
 
+    @cached_property
+    def _rate(self) -> Float[Tensor, ""]:
+        return torch.tensor(self.rate, dtype=torch.float64)
+
     def of_step(
         self, step: Int[Tensor, ""], positives: Int[Tensor, " positives"], *, start: int, stop: int
     ) -> tuple[Int[Tensor, " drawn"], Float[Tensor, ""]]:
@@ -102,7 +106,7 @@ class Draw:
     def _end(self, permutation: Permutation, positives: Tensor) -> tuple[int, Tensor]:
         """The place where the draw ends, and the probability of what is no positive."""
         if self.quota == "negatives":
-            return self.drawn_blocks, torch.tensor(self.rate, dtype=torch.float64)
+            return self.drawn_blocks, self._rate
         # The place behind the first `wanted` that are no positives: before the k-th positive there
         # are place - k of those.
         wanted = max(self.count - len(positives), 0)

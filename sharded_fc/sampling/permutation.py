@@ -56,15 +56,7 @@ class Permutation:
         """
         if self.device.type == "cpu":
             found = native_draw.first_numbers(
-                int(self._key),
-                rounds=ROUNDS,
-                rows=self._rows,
-                columns=self._columns,
-                size=self.size,
-                count=count,
-                first=first,
-                last=last,
-                known=without,
+                self._network(), count=count, first=first, last=last, known=without
             )
             if found is not None:
                 return found
@@ -74,7 +66,16 @@ class Permutation:
 
     def inverse(self, number: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
         """The places of numbers in [0, size), both int64."""
+        if self.device.type == "cpu":
+            found = native_draw.places(self._network(), number)
+            if found is not None:
+                return found
         return self._walk(number, range(ROUNDS - 1, -1, -1), sign=-1)
+
+    def _network(self) -> native_draw.Network:
+        return native_draw.network(
+            int(self._key), rounds=ROUNDS, rows=self._rows, columns=self._columns, size=self.size
+        )
 
     def _walk(self, point: Tensor, rounds: range, *, sign: int) -> Tensor:
         point = self._through(point, rounds, sign)

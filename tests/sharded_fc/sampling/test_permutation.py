@@ -14,7 +14,9 @@ SIZES = [1, 2, 3, 4, 5, 12, 100, 101, 9999, 10_000, 10_001, 65_536]
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_every_number_comes_once_and_the_inverse_finds_its_place(size):
+@pytest.mark.parametrize("native", ["1", "0"])
+def test_every_number_comes_once_and_the_inverse_finds_its_place(size, native, monkeypatch):
+    monkeypatch.setenv(SWITCH, native)
     permutation = Permutation(size, key_of(7, size), device=CPU)
     place = torch.arange(size)
     number = permutation.forward(place.clone())
@@ -39,7 +41,9 @@ def test_the_first_numbers_within_a_range_come_in_order_with_and_without_a_compi
                 assert found.tolist() == sorted(expected)
 
 
-def test_places_of_a_hundred_million_numbers_are_found_without_a_table_of_them():
+@pytest.mark.parametrize("native", ["1", "0"])
+def test_places_of_a_hundred_million_numbers_are_found_without_a_table_of_them(native, monkeypatch):
+    monkeypatch.setenv(SWITCH, native)
     permutation = Permutation(10**8, 5, device=CPU)
     place = torch.randint(10**8, (1000,), generator=torch.Generator().manual_seed(0))
     assert torch.equal(permutation.inverse(permutation.forward(place.clone())), place)
