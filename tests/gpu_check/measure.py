@@ -3,42 +3,25 @@
     python -m tests.gpu_check.measure head '{"classes": 1000000, "batch": 1024, ...}'
 
 Prints one JSON object. `head` is a step of the sharded head, `dense` one of all logits at once with
-autograd, `rates` what the card does at these shapes, `tile` the fused passes with one tile.
+autograd, `rates` what the card does at these shapes, `tile` the fused passes with one tile,
+`drconv` and `tvconv` a layer, `network` a backbone.
 """
 
 import json
-import statistics
 import sys
-import time
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tests.gpu_check.measure_layers import drconv, network, tvconv
+from tests.gpu_check.timing import Figures, copy_rate, seconds
+
 SCALE, MARGIN, LEARNING_RATE = 64.0, 0.35, 0.1
-Figures = dict[str, float]
-
-
-def seconds(call: Callable[[], Any], device: str, *, at_least_s: float = 0.5) -> float:
-    """The median time of a call, after two that are not counted."""
-    times: list[float] = []
-    for number in range(1000):
-        _finish(device)
-        began = time.perf_counter()
-        call()
-        _finish(device)
-        if number >= 2:
-            times.append(time.perf_counter() - began)
-        if len(times) >= 3 and sum(times) > at_least_s:
-            break
-    return statistics.median(times)
-
-
-def _finish(device: str) -> None:
-    if device != "cpu":
-        torch.cuda.synchronize()
 
 
 def _peak(device: str) -> float:
@@ -50,14 +33,30 @@ def _batch(batch: int, dim: int, classes: int, device: str) -> tuple[Tensor, Ten
     return torch.randn(batch, dim, device=device), torch.randint(classes, (batch,))
 
 
-def head(*, classes: int, batch: int, dim: int, device: str, **options: Any) -> Figures:
+def head(
+    *,
+    classes: int,
+    batch: int,
+    dim: int,
+    device: str,
+    rate: float | None = None,
+    in_host: bool = False,
+    **options: Any,
+) -> Figures:
     """A step of `ShardedHead`: loss, embedding gradient, updated rows."""
     from sharded_fc import ShardedHead
     from sharded_fc.margins import CosFace
+    from sharded_fc.outside import Outside
+    from sharded_fc.sampling import Sampling
 
     for name in ("dtype", "state_dtype", "compute_dtype"):
         if name in options:
             options[name] = getattr(torch, options[name])
+    if rate is not None:
+        options["sampling"] = Sampling(rate=rate)
+    if in_host:
+        folder = Path(tempfile.mkdtemp(prefix="gpu-check-"))
+        options["outside"] = Outside(kept_in="host", folder=folder / "rows")
     sharded = ShardedHead(
         classes,
         dim,
@@ -70,9 +69,12 @@ def head(*, classes: int, batch: int, dim: int, device: str, **options: Any) -> 
     embedding, label = _batch(batch, dim, classes, device)
 
     def step() -> None:
-        sharded(embedding.detach().requires_grad_(), label).loss.backward()
+        output = sharded(embedding.detach().requires_grad_(), label, next_label=label)
+        output.loss.backward()
 
-    return {"ms": 1e3 * seconds(step, device), "peak GB": _peak(device)}
+    figures = {"ms": 1e3 * seconds(step, device), "peak GB": _peak(device)}
+    sharded.close()
+    return figures
 
 
 def dense(*, classes: int, batch: int, dim: int, device: str, compiled: bool) -> Figures:
@@ -117,12 +119,9 @@ def rates(*, classes: int, batch: int, dim: int, device: str) -> Figures:
         torch.mm(tile.t(), rows)
 
     operations = 6.0 * num_rows * batch * dim
-    source = torch.empty(1 << (28 if device != "cpu" else 20), device=device)
-    target = torch.empty_like(source)
-    copied = 2.0 * source.nbytes
     return {
         "TFLOP/s": operations / seconds(products, device) / 1e12,
-        "copy GB/s": copied / seconds(lambda: target.copy_(source), device) / 1e9,
+        "copy GB/s": copy_rate(device) / 1e9,
     }
 
 
@@ -159,7 +158,15 @@ def tile(*, batch: int, dim: int, device: str, shape: dict[str, int]) -> Figures
     return {name: operations / seconds(call, device) / 1e12 for name, call in passes.items()}
 
 
-MEASUREMENTS = {"head": head, "dense": dense, "rates": rates, "tile": tile}
+MEASUREMENTS: dict[str, Callable[..., Figures]] = {
+    "head": head,
+    "dense": dense,
+    "rates": rates,
+    "tile": tile,
+    "drconv": drconv,
+    "tvconv": tvconv,
+    "network": network,
+}
 
 if __name__ == "__main__":
     print(json.dumps(MEASUREMENTS[sys.argv[1]](**json.loads(sys.argv[2]))))
