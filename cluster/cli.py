@@ -20,6 +20,7 @@ from cluster import (
     export_command,
     job_commands,
     models_command,
+    picture_command,
     plan_command,
     run_commands,
 )
@@ -53,6 +54,7 @@ def build() -> SubcommandApp:
     app.command(run_commands.baselines)
     app.command(run_commands.report)
     app.command(export_command.export)
+    app.command(picture_command.picture)
     app.command(models_command.models)
     app.command(models_command.import_weights)
     app.command(cluster, name="cluster", help="The local Ray that jobs without an address use.")

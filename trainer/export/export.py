@@ -1,10 +1,6 @@
 """A network into an ONNX file that has been checked: what `facescale export` does."""
 
-import errno
-import os
-import secrets
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -16,14 +12,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data_pipeline.index import Dataset
-from trainer.errors import DiskFullError, RunError
+from trainer.errors import RunError
 from trainer.export import images
 from trainer.export.graph import OPSET, describe, to_onnx
 from trainer.export.parity import Parity, Session, compare
 from trainer.export.prepare import prepare
 from trainer.export.quantise import METHOD, quantise
 from trainer.export.source import Source
-from trainer.tensor_file import sync_folder
+from trainer.new_file import expect_new, written_beside
 
 Precision = Literal["fp32", "fp16", "int8"]
 LIMITS: dict[Precision, float] = {"fp32": 1e-4, "fp16": 1e-3}
@@ -54,10 +50,7 @@ def export(
             bits have no faces to calibrate with.
         DataError: faces cannot be read.
     """
-    if dest.exists():
-        raise RunError(f"{dest} exists; choose another name or remove it")
-    if not dest.parent.is_dir():
-        raise RunError(f"{dest.parent} is no folder; make it first")
+    expect_new(dest)
     torch.set_num_threads(threads)
     progress("faces")
     noise = images.noise(NOISE_IMAGES, source.image_size)
@@ -72,7 +65,7 @@ def export(
         model = quantise(model, calibrated)
         known["calibrated_with"] = f"{len(calibrated)} {'faces' if faces is not None else 'noise'}"
     describe(model, known)
-    with _written_beside(dest, model) as partial:
+    with written_beside(dest, model.SerializeToString()) as partial:
         progress("check")
         onnx.checker.check_model(str(partial), full_check=True)
         session = Session(partial, threads=threads)
@@ -130,22 +123,3 @@ def _expect_near(found: dict[str, Parity], precision: Precision) -> None:
                 f"the exported network is {parity.worst:.1e} from torch's in cosine distance on"
                 f" {name}, more than {LIMITS[precision]:g}; nothing was written"
             )
-
-
-@contextmanager
-def _written_beside(dest: Path, model: onnx.ModelProto) -> Iterator[Path]:
-    """A file beside `dest`, which takes its name if the block ends well."""
-    partial = dest.with_name(f".{dest.name}.{secrets.token_hex(4)}")
-    try:
-        with partial.open("xb") as file:
-            file.write(model.SerializeToString())
-            file.flush()
-            os.fsync(file.fileno())
-        yield partial
-        partial.rename(dest)
-        sync_folder(dest.parent)
-    except OSError as error:
-        kind = DiskFullError if error.errno == errno.ENOSPC else RunError
-        raise kind(f"{dest} cannot be written: {error.strerror}") from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -45,7 +45,7 @@ def from_run(path: Path) -> Source:
     if (path / "run.yaml").exists():
         found, refused = checkpoint.newest(path / "checkpoints")
         if found is None:
-            raise RunError(f"{path} has no checkpoint to export{'; '.join(['', *refused])}")
+            raise RunError(f"{path} has no whole checkpoint{'; '.join(['', *refused])}")
         content = manifest.read(found)
     elif (path / manifest.NAME).exists():
         found, content = path, manifest.verify(path)

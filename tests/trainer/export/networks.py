@@ -58,12 +58,15 @@ def source(network: nn.Module, *, side: int = SIDE, **changes) -> Source:
     return replace(plain, **changes)
 
 
-def run_folder(folder: Path, *, data: Path, side: int = SIDE) -> Path:
-    """A run of `facenet_small` with one checkpoint, as training leaves it but for the head."""
+SMALL = "{name: facenet_small, embedding_dim: 8}"
+
+
+def run_folder(folder: Path, *, data: Path, side: int = SIDE, backbone: str = SMALL) -> Path:
+    """A run with one checkpoint, as training leaves it but for the head."""
     (folder / "run.yaml").parent.mkdir(parents=True)
     (folder / "run.yaml").write_text(
         f"name: a-run\nsteps: 30\ndata: {{path: {data}, image_size: {side}}}\n"
-        "backbone: {name: facenet_small, embedding_dim: 8}\n"
+        f"backbone: {backbone}\n"
         "batch: {micro_batches: 2, micro_batch_size: 4}\n"
     )
     run = config.load(folder / "run.yaml")

@@ -1,6 +1,7 @@
 """A file is written whole or not at all, is near the network, and says what it is."""
 
 import errno
+import os
 from copy import deepcopy
 from pathlib import Path
 
@@ -154,7 +155,7 @@ def test_a_full_disk_is_said_in_a_line_and_leaves_nothing(made, monkeypatch, tmp
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DiskFullError, match="cannot be written: No space left on device"):
         export(source(tiny()), tmp_path / "network.onnx")
     assert list(tmp_path.iterdir()) == []
@@ -177,7 +178,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, faces: Path):
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    with pytest.raises(RunError, match=r"has no checkpoint to export; .*backbone.safetensors"):
+    with pytest.raises(RunError, match=r"has no whole checkpoint; .*backbone.safetensors"):
         from_run(run)
 
 
