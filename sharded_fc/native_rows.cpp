@@ -152,11 +152,20 @@ void turn(const Slice& slice, int64_t row, const float* __restrict centre, float
     }
 }
 
+// The centre of a row, and the first `states` of its states, those that are as long.
+inline void foresee_row(const Slice& slice, int64_t row, int states) {
+    if (row >= slice.rows) return;
+    const int64_t at = slice.at(row);
+    foresee(slice.centre.data, slice.centre.type, at, slice.dim);
+    for (int which = 0; which < states; ++which)
+        foresee(slice.state[which].data, slice.state[which].type, at, slice.dim);
+}
+
 // Calls update(row of the tables, gradient, centre, buffers) for each row: the gradient without its
 // part along the row in buffer 0, the centre in buffer 1. What `update` leaves there is the new
-// centre.
+// centre. `states` is how many states are as long as a row.
 template <class Update>
-void for_each_row(const Slice& slice, float learning_rate, Update update) {
+void for_each_row(const Slice& slice, float learning_rate, int states, Update update) {
     const int64_t dim = slice.dim;
     const int threads = slice.rows * dim < GRAIN ? 1 : int(slice.threads);
 #pragma omp parallel num_threads(threads)
@@ -167,6 +176,7 @@ void for_each_row(const Slice& slice, float learning_rate, Update update) {
             float* __restrict gradient = buffers.at(0);
             float* __restrict centre = buffers.at(1);
             const int64_t at = slice.at(row);
+            foresee_row(slice, row + AHEAD, states);
             buffers.load(slice.centre, at, centre);
             turn(slice, row, centre, gradient);
             update(at, gradient, centre, buffers);
@@ -180,8 +190,9 @@ void for_each_row(const Slice& slice, float learning_rate, Update update) {
 extern "C" void sgd(const Slice* slice, float learning_rate, float momentum, float weight_decay,
                     float nesterov) {
     const int64_t dim = slice->dim;
-    for_each_row(*slice, learning_rate, [=](int64_t row, const float* __restrict gradient,
-                                            float* __restrict centre, Buffers& buffers) {
+    const int states = momentum != 0;
+    for_each_row(*slice, learning_rate, states, [=](int64_t row, const float* __restrict gradient,
+                                                    float* __restrict centre, Buffers& buffers) {
         const auto decayed = [=](int64_t c) {
             return weight_decay != 0 ? gradient[c] + centre[c] * weight_decay : gradient[c];
         };
@@ -205,8 +216,8 @@ extern "C" void adamw(const Slice* slice, float learning_rate, float mean_share,
                       float square_share, float step_size, float inverse_spread, float eps,
                       float decay) {
     const int64_t dim = slice->dim;
-    for_each_row(*slice, learning_rate, [=](int64_t row, const float* __restrict gradient,
-                                            float* __restrict centre, Buffers& buffers) {
+    for_each_row(*slice, learning_rate, 2, [=](int64_t row, const float* __restrict gradient,
+                                               float* __restrict centre, Buffers& buffers) {
         float* __restrict mean = buffers.at(2);
         float* __restrict square = buffers.at(3);
         buffers.load(slice->state[0], row, mean);
@@ -227,8 +238,8 @@ extern "C" void row_wise(const Slice* slice, float learning_rate, float kept, fl
                          float inverse_dim, float eps, float decay) {
     const int64_t dim = slice->dim;
     float* squares = static_cast<float*>(slice->state[0].data);
-    for_each_row(*slice, learning_rate, [=](int64_t row, const float* __restrict gradient,
-                                            float* __restrict centre, Buffers& buffers) {
+    for_each_row(*slice, learning_rate, 0, [=](int64_t row, const float* __restrict gradient,
+                                               float* __restrict centre, Buffers& buffers) {
         float* __restrict sum = buffers.at(2);
         for (int64_t c = 0; c < dim; ++c) sum[c] = gradient[c] * gradient[c];
         for (int64_t width = dim; width > 1; width -= width / 2) {
@@ -264,6 +275,7 @@ extern "C" void catch_up(const Slice* slice, const float* matrix, int64_t states
             float* __restrict centre = buffers.at(0);
             float* __restrict state = buffers.at(1);
             float* __restrict moved = buffers.at(2);
+            foresee_row(*slice, row + AHEAD, states && wide);
             buffers.load(centres, at, centre);
             if (states && wide) {
                 buffers.load(kept, at, state);

@@ -220,6 +220,7 @@ extern "C" void measure_rows(const void* table, Type type, const int64_t* index,
 #pragma omp for schedule(static)
         for (int64_t row = 0; row < rows; ++row) {
             const int64_t start = (index ? index[row] : row) * dim;
+            if (index && row + AHEAD < rows) foresee(table, type, index[row + AHEAD], dim);
             const float* wide = static_cast<const float*>(table) + start;
             if (type != FLOAT32 && (inverse_norm || !halves)) {
                 widen(table, type, start, dim, buffer.get());

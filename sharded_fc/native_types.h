@@ -16,6 +16,17 @@ constexpr int64_t GRAIN = 32768;  // elements under which torch, too, keeps to o
 
 enum Type : int32_t { FLOAT32, BFLOAT16, FLOAT16 };
 
+constexpr int64_t AHEAD = 2;  // rows: fewer come late, more displace one another
+
+// Has a row [dim] on its way while those before it are worked on: where rows lie here and there,
+// the CPU does not foresee the next.
+inline void foresee(const void* table, Type type, int64_t row, int64_t dim) {
+    constexpr int64_t LINE = 64;
+    const int64_t bytes = dim * (type == FLOAT32 ? 4 : 2);
+    const char* start = static_cast<const char*>(table) + row * bytes;
+    for (int64_t at = 0; at < bytes; at += LINE) __builtin_prefetch(start + at, 0, 2);
+}
+
 template <class To, class From>
 inline To bits_as(From from) {
     static_assert(sizeof(To) == sizeof(From));
