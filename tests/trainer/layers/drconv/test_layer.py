@@ -2,6 +2,8 @@
 
 import copy
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -118,10 +120,11 @@ def test_under_autocast_errors_are_not_above_the_naive_codes(compiled):
     assert (out - exact).abs().max() <= (other - exact).abs().max()
 
 
+@pytest.mark.parametrize("generator", ["templates", "pooled"])
 @pytest.mark.parametrize("shape", ["pointwise", "strided", "depthwise"])
-def test_what_goes_into_a_graph_has_the_same_numbers_and_gradients(monkeypatch, shape):
+def test_what_goes_into_a_graph_has_the_same_numbers_and_gradients(monkeypatch, shape, generator):
     torch.manual_seed(0)
-    layer = DRConv2d(8, 16, **SHAPES[shape], regions=4).double()
+    layer = DRConv2d(8, 16, **SHAPES[shape], regions=4, generator=generator).double()
     image = torch.randn(2, 8, 9, 7, dtype=torch.float64, requires_grad=True)
     gradient = torch.randn_like(layer(image))
     asked = [image, *layer.parameters()]
@@ -132,6 +135,32 @@ def test_what_goes_into_a_graph_has_the_same_numbers_and_gradients(monkeypatch, 
         made.append([out, *torch.autograd.grad(out, asked, gradient)])
     for one, other in zip(*made, strict=True):
         torch.testing.assert_close(one, other)
+
+
+COMPILED = """
+import torch
+from trainer.layers.drconv import DRConv2d
+
+for generator in ("templates", "pooled"):
+    torch.manual_seed(0)
+    layer = DRConv2d(8, 6, 3, padding=1, groups=2, regions=4, generator=generator).double()
+    image = torch.randn(2, 8, 5, 7, dtype=torch.float64, requires_grad=True)
+    made = []
+    for run in (layer, torch.compile(layer, backend="aot_eager", fullgraph=True)):
+        out = run(image)
+        asked = [image, *layer.parameters()]
+        made.append([out, *torch.autograd.grad(out.square().sum(), asked)])
+    for one, other in zip(*made, strict=True):
+        torch.testing.assert_close(one, other)  # float64
+"""
+
+
+def test_a_compiled_layer_is_one_graph_with_the_same_output_and_gradients():
+    # A process of its own: shape checks must not be in the way of the compiler's.
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_usage_counts_pixels_and_says_how_even_they_are():
