@@ -20,6 +20,7 @@ struct Tile {
     const int64_t* own_row;       // [batch], outside [0, rows) where the class is elsewhere; or null
     const int64_t* competing;     // [2, batch]: rows a sample competes with; or null
     const float* threshold;       // [batch], above it a logit z is hard: a + b z + c z^2; or null
+    const float* sigmoid_bias;    // of a sigmoid loss; or null
     float constant, linear, square;
     float scale;
     Type type;
@@ -47,6 +48,27 @@ inline float exponential(float x) {
     power = std::fma(power, r * r, r) + 1.0f;
     const int32_t n = int32_t(whole), half = n >> 1;
     return power * bits_as<float>((half + 127) << 23) * bits_as<float>((n - half + 127) << 23);
+}
+
+// e^-|x|, of which sigmoid and softplus are made without loss at either end.
+inline float decay(float x) { return exponential(-std::fabs(x)); }
+
+inline float sigmoid(float x, float decayed) {
+    return (x < 0.0f ? decayed : 1.0f) / (1.0f + decayed);
+}
+
+// log(1 + e^x) = max(x, 0) + log(1 + d), the latter as 2 atanh(d / (2 + d)), an odd series.
+inline float softplus(float x, float decayed) {
+    const float r = decayed / (2.0f + decayed), square = r * r;  // at most 1/9
+    float series = 1.0f / 15;
+    series = std::fma(series, square, 1.0f / 13);
+    series = std::fma(series, square, 1.0f / 11);
+    series = std::fma(series, square, 1.0f / 9);
+    series = std::fma(series, square, 1.0f / 7);
+    series = std::fma(series, square, 1.0f / 5);
+    series = std::fma(series, square, 1.0f / 3);
+    series = std::fma(series, square, 1.0f);
+    return (x > 0.0f ? x : 0.0f) + 2.0f * r * series;
 }
 
 // One thread's view of a tile: a row's logits at a time, and who has its own class there.
@@ -121,12 +143,16 @@ void for_each_span(const Tile& tile, Work work) {
 
 }  // namespace
 
-// Adds a chunk's negatives to [batch] each of: sums of exp(logit - shift), largest logits, and, with
-// a `conflict_logit`, counts of larger ones.
+// Adds a chunk's negatives to [batch] each of: sums of exp(logit - shift) (or, of a sigmoid loss, of
+// softplus(logit - bias), and of sigmoids), largest logits, and, with a `conflict_logit`, counts of
+// larger ones.
 extern "C" void sum_tile(const Tile* tile, const float* shift, const float* conflict_logit,
-                         double* total, double* highest, double* conflicts) {
+                         double* total, double* highest, double* conflicts, double* sigmoids) {
     const int64_t batch = tile->batch, spans = (tile->rows + SPAN - 1) / SPAN;
+    const bool of_sigmoid = tile->sigmoid_bias;
+    const float bias = of_sigmoid ? *tile->sigmoid_bias : 0.0f;
     std::vector<float> sums(spans * batch), largest(spans * batch, NEVER);
+    std::vector<float> shares(of_sigmoid ? spans * batch : 0);
     std::vector<float> counts(conflict_logit ? spans * batch : 0);
     for_each_span(*tile, [&](int64_t index, Span& span, float* buffers) {
         float* product = buffers;
@@ -143,6 +169,15 @@ extern "C" void sum_tile(const Tile* tile, const float* shift, const float* conf
                 float* __restrict count = counts.data() + index * batch;
                 for (int64_t i = 0; i < batch; ++i) count[i] += logit[i] > *conflict_logit;
             }
+            if (of_sigmoid) {
+                float* __restrict share = shares.data() + index * batch;
+                for (int64_t i = 0; i < batch; ++i) {
+                    const float x = logit[i] - bias, decayed = decay(x);
+                    sum[i] += softplus(x, decayed);
+                    share[i] += sigmoid(x, decayed);
+                }
+                continue;
+            }
             if (tile->threshold) span.modulate(logit, buffers + 2 * batch);
             for (int64_t i = 0; i < batch; ++i) sum[i] += exponential(logit[i] - shift[i]);
         }
@@ -153,14 +188,18 @@ extern "C" void sum_tile(const Tile* tile, const float* shift, const float* conf
             total[i] += sums[index * batch + i];
             highest[i] = high > highest[i] || high != high ? high : highest[i];
             if (conflict_logit) conflicts[i] += counts[index * batch + i];
+            if (of_sigmoid) sigmoids[i] += shares[index * batch + i];
         }
 }
 
 // Writes d loss / d (row . embedding) as `type` to `gradient`, and what multiplies each row to
-// `along`. `offset`, `target` and `factor` are those of tile.Weights.
+// `along`. `offset`, `target` and `factor` are those of tile.Weights; a negative's own weight in a
+// sigmoid loss is in `offset` too.
 extern "C" void gradient_tile(const Tile* tile, const float* offset, const float* target,
                               float factor, void* gradient, Type type, float* along) {
     const int64_t batch = tile->batch;
+    const bool of_sigmoid = tile->sigmoid_bias;
+    const float bias = of_sigmoid ? *tile->sigmoid_bias : 0.0f;
     for_each_span(*tile, [=](int64_t, Span& span, float* buffers) {
         float* __restrict product = buffers;
         float* __restrict value = buffers + batch;
@@ -169,10 +208,17 @@ extern "C" void gradient_tile(const Tile* tile, const float* offset, const float
             const float inverse = tile->inverse_norm[row], by = inverse * factor;
             span.logits(row, product, value);
             span.leave_range(row, value);
-            if (tile->threshold) span.modulate(value, slope);
-            for (int64_t i = 0; i < batch; ++i) value[i] = exponential(value[i] + offset[i]);
-            if (tile->threshold)
-                for (int64_t i = 0; i < batch; ++i) value[i] *= slope[i];
+            if (of_sigmoid) {
+                for (int64_t i = 0; i < batch; ++i) {
+                    const float x = value[i] - bias;
+                    value[i] = sigmoid(x, decay(x)) * offset[i];
+                }
+            } else {
+                if (tile->threshold) span.modulate(value, slope);
+                for (int64_t i = 0; i < batch; ++i) value[i] = exponential(value[i] + offset[i]);
+                if (tile->threshold)
+                    for (int64_t i = 0; i < batch; ++i) value[i] *= slope[i];
+            }
             span.own(row, [&](int64_t i) { value[i] = target[i]; });
             float sum = 0;
 #pragma omp simd reduction(+ : sum)

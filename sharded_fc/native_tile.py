@@ -1,8 +1,8 @@
 """The two passes over a chunk's products and rows' lengths in compiled code, for CPUs.
 
 They do what `tile` does, to rounding: their exp and the order of their sums are their own. Each
-says where it did nothing, and `tile` has to do the work: for sub-centres, sigmoid losses, sums that
-follow the largest logit, and dtypes other than float32 and bfloat16.
+says where it did nothing, and `tile` has to do the work: for sub-centres, conflicts left out, sums
+that follow the largest logit, and dtypes other than float32 and bfloat16.
 """
 
 import ctypes
@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sharded_fc.native_code import library
-from sharded_fc.tile import CONFLICTS, HIGHEST, SHIFT, TOTAL, Rules, Weights
+from sharded_fc.tile import CONFLICTS, HIGHEST, SHIFT, SIGMOIDS, TOTAL, Rules, Weights
 
 _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _PRODUCTS = (torch.float32, torch.bfloat16)
@@ -28,6 +28,7 @@ class _Tile(ctypes.Structure):
         ("own_row", ctypes.c_void_p),
         ("competing", ctypes.c_void_p),
         ("threshold", ctypes.c_void_p),
+        ("sigmoid_bias", ctypes.c_void_p),
         ("constant", ctypes.c_float),
         ("linear", ctypes.c_float),
         ("square", ctypes.c_float),
@@ -59,6 +60,7 @@ def sum_tile(
         _at(measures[TOTAL]),
         _at(measures[HIGHEST]),
         _at(measures[CONFLICTS]),
+        _at(measures[SIGMOIDS]),
     )
     return True
 
@@ -81,6 +83,8 @@ def gradient_tile(
         return None
     described = _Described(product, inverse_norm, first_class=first_class, rules=rules)
     offset, target = weights.offset.float().contiguous(), weights.target.float().contiguous()
+    if rules.sigmoid_bias is not None:
+        offset = offset * rules.negative_weight
     along = torch.empty_like(inverse_norm)
     code["gradient_tile"](
         ctypes.byref(described.tile),
@@ -164,7 +168,8 @@ class _Described:
             competing = (competing - first_class).contiguous()
         hard = rules.hard
         threshold = None if hard is None else hard.threshold.float().contiguous()
-        self._kept = (product, inverse_norm, own_row, competing, threshold)
+        bias = None if rules.sigmoid_bias is None else rules.sigmoid_bias.float()
+        self._kept = (product, inverse_norm, own_row, competing, threshold, bias)
         self.tile = _Tile(
             rows=rows,
             batch=batch,
@@ -174,6 +179,7 @@ class _Described:
             own_row=None if own_row is None else own_row.data_ptr(),
             competing=None if competing is None else competing.data_ptr(),
             threshold=None if threshold is None else threshold.data_ptr(),
+            sigmoid_bias=None if bias is None else bias.data_ptr(),
             constant=0.0 if hard is None else float(hard.constant),
             linear=0.0 if hard is None else float(hard.linear),
             square=0.0 if hard is None else float(hard.square),
@@ -190,7 +196,6 @@ def _code_for(product: Tensor, inverse_norm: Tensor, rules: Rules) -> ctypes.CDL
         and product.is_contiguous()
         and inverse_norm.is_contiguous()
         and rules.sub_centres == 1
-        and rules.sigmoid_bias is None
         and not rules.ignore_conflicts
     )
     return library() if suited else None

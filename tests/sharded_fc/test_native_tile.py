@@ -1,6 +1,7 @@
 """Compiled passes over a chunk's products: as exact as torch's, for every rule they know."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -88,6 +89,7 @@ def error(found: Tensor, exact: Tensor) -> float:
 
 
 CASES = [(700, 64), (1, 1), (65, 33), (4097, 8)]
+BIAS = torch.tensor(9.5, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("ranged", [False, True], ids=["all", "ranged"])
@@ -130,9 +132,10 @@ def test_gradients_err_no_more_than_torchs_in_float32(rows, batch, hard, ranged)
         assert error(found, exact) <= error(plain, exact) + 2.0**-22
 
 
-def test_products_and_gradients_in_bfloat16_are_those_of_float32_rounded():
+@pytest.mark.parametrize("bias", [None, BIAS], ids=["softmax", "sigmoid"])
+def test_products_and_gradients_in_bfloat16_are_those_of_float32_rounded(bias):
     product, inverse = products(300, 40, torch.bfloat16)
-    how = rules(300, 40)
+    how = rules(300, 40, sigmoid_bias=bias)
     assert torch.equal(
         natively_summed(product, inverse, how), natively_summed(product.float(), inverse, how)
     )
@@ -143,9 +146,10 @@ def test_products_and_gradients_in_bfloat16_are_those_of_float32_rounded():
     assert torch.equal(low, wide.bfloat16())
 
 
-def test_the_bits_do_not_depend_on_the_number_of_threads():
+@pytest.mark.parametrize("bias", [None, BIAS], ids=["softmax", "sigmoid"])
+def test_the_bits_do_not_depend_on_the_number_of_threads(bias):
     product, inverse = products(5000, 48)
-    how = rules(5000, 48)
+    how = rules(5000, 48, sigmoid_bias=bias)
     threads = torch.get_num_threads()
     answers = []
     try:
@@ -207,7 +211,8 @@ def test_what_they_do_not_know_is_left_to_torch(monkeypatch):
         (product.half(), inverse, plain, False),
         (torch.zeros(4, 6).t(), inverse, plain, False),
         (product, inverse, Rules(scale=SCALE, label=None, sub_centres=2), False),
-        (product, inverse, Rules(scale=1.0, label=None, sigmoid_bias=torch.tensor(0.0)), False),
+        (product, inverse, Rules(scale=1.0, label=None, sub_centres=2, sigmoid_bias=BIAS), False),
+        (product, inverse, replace(plain, ignore_conflicts=True, conflict_logit=9.0), False),
     ]
     for given, inverses, rule, keep_maximum in refused:
         assert not native_tile.sum_tile(
