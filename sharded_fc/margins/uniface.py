@@ -23,6 +23,7 @@ class UniFace(Margin):
     negative_weight: float = 1.0
     initial_bias: float | None = None
     loss: ClassVar[Literal["softmax", "sigmoid"]] = "sigmoid"
+    class_margins: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.margin <= 1:
@@ -40,5 +41,6 @@ class UniFace(Margin):
 
     def adjust(self, samples: Samples, state: Scalars) -> Adjustment:
         """The slope is 1."""
+        margin = self.margin if samples.class_margin is None else samples.class_margin
         cosine = samples.cosine
-        return Adjustment(value=cosine - self.margin, slope=torch.ones_like(cosine))
+        return Adjustment(value=cosine - margin, slope=torch.ones_like(cosine))

@@ -69,7 +69,7 @@ def cosface(margin: margins.CosFace, dense: Dense) -> Changed:
 @change.register(margins.UniFace)
 def uniface(margin: margins.UniFace, dense: Dense) -> Changed:
     """cos(theta) - m; the bias is the loss's business."""
-    return dense.with_target(dense.target - margin.margin)
+    return dense.with_target(dense.target - _margin(margin, dense))
 
 
 @change.register(margins.ArcFace)
