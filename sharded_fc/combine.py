@@ -63,6 +63,11 @@ class Batch:
         """Which samples have a class."""
         return self.label >= 0
 
+    @property
+    def num_counted(self) -> Float[Tensor, ""]:
+        """What the loss is divided by; 1 where nothing counts."""
+        return self.counted.sum().clamp_min(1).double()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -84,6 +89,35 @@ class Outcome:
     finite: Bool[Tensor, ""]
 
 
+@dataclass(frozen=True, kw_only=True)
+class SigmoidTerms:
+    """What of a sigmoid loss is known before any sum; every tensor is float64.
+
+    `own_loss` is the own class's term, `residual` d `own_loss` / d (own logit), both 0 where a
+    sample has no class. `offset` and `target_gradient` are `tile.Weights`' (unrounded).
+    """
+
+    own_loss: Float[Tensor, " batch"]
+    residual: Float[Tensor, " batch"]
+    offset: Float[Tensor, " batch"]
+    target_gradient: Float[Tensor, " batch"]
+
+
+def sigmoid_terms(
+    batch: Batch, adjustment: Adjustment, *, scale: float, sigmoid_bias: Float[Tensor, ""]
+) -> SigmoidTerms:
+    """Each sample's own term of softplus(bias - logit), and what its gradients follow from."""
+    weight = batch.weight * batch.counted
+    shifted = adjustment.value.double() * scale - sigmoid_bias
+    residual = torch.where(batch.labelled, -torch.sigmoid(-shifted), 0.0)
+    return SigmoidTerms(
+        own_loss=torch.where(batch.labelled, torch.nn.functional.softplus(-shifted), 0.0),
+        residual=residual,
+        offset=weight,
+        target_gradient=residual * adjustment.slope.double() * weight,
+    )
+
+
 def combine(
     tables: Float[Tensor, "world measures batch"],
     batch: Batch,
@@ -97,7 +131,6 @@ def combine(
     labelled = batch.labelled
     weight = batch.weight * batch.counted
     target_logit = adjustment.value.double() * scale
-    slope = adjustment.slope.double()
     if sigmoid_bias is None:
         log_sum = _log_sum(tables, target_logit, labelled)
         loss = log_sum - torch.where(labelled, target_logit, 0.0)
@@ -107,23 +140,21 @@ def combine(
         negative_mass = 1.0 - probability
         bias_gradient = torch.zeros_like(weight).sum()
     else:
-        shifted = target_logit - sigmoid_bias
-        negative = tables[:, TOTAL].sum(0) * negative_weight
-        loss = torch.where(labelled, torch.nn.functional.softplus(-shifted), 0.0) + negative
-        residual = torch.where(labelled, -torch.sigmoid(-shifted), 0.0)
-        offset = weight
+        terms = sigmoid_terms(batch, adjustment, scale=scale, sigmoid_bias=sigmoid_bias)
+        loss = terms.own_loss + tables[:, TOTAL].sum(0) * negative_weight
+        residual, offset = terms.residual, terms.offset
         negative_mass = tables[:, SIGMOIDS].sum(0)
         bias_gradient = (weight * (-residual - negative_mass * negative_weight)).sum()
     if adjustment.penalty is not None:
         loss = loss + torch.where(labelled, adjustment.penalty.double(), 0.0)
-    num_counted = batch.counted.sum().clamp_min(1).double()
+    num_counted = batch.num_counted
     loss = torch.where(batch.counted, loss, loss * 0.0)  # keeps what is not a number visible
     return Outcome(
         sample_loss=loss,
         loss=(weight * loss).sum() / num_counted,
         num_counted=num_counted,
         offset=offset,
-        target_gradient=residual * slope * weight,
+        target_gradient=residual * adjustment.slope.double() * weight,
         norm_gradient=_norm_gradient(adjustment, residual * scale, weight * labelled),
         bias_gradient=bias_gradient,
         negative_mass=negative_mass,

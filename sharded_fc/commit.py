@@ -42,13 +42,12 @@ def own_gradient(
     forward: Pass,
     gradient: Float[Tensor, "batch width"],
     *,
-    per_sample: Float[Tensor, ""],
     factor: Float[Tensor, ""],
 ) -> Float[Tensor, "own dim"]:
     """Sum the ranks' shares of the gradient; go back through the embeddings' normalisation.
 
-    `per_sample` scales the gradient by each norm, `factor` everything; where the pass is not
-    finite the result is not a number: a skipped step must reach the backbone's own guard.
+    `factor` scales everything; where the pass is not finite the result is not a number: a skipped
+    step must reach the backbone's own guard.
 
     Collectives: one reduce_scatter.
     """
@@ -58,7 +57,7 @@ def own_gradient(
         own.sub_(forward.unit * (own * forward.unit).sum(1, keepdim=True))
         own.mul_(forward.inverse.to(own.dtype))
     if forward.outcome.norm_gradient is not None:
-        along = forward.own(forward.outcome.norm_gradient) * per_sample
+        along = forward.own(forward.outcome.norm_gradient) * forward.per_sample
         own.add_(forward.unit * along.to(own.dtype).unsqueeze(1))
     factor = torch.where(forward.outcome.finite, factor, torch.nan)
     return own[:, : problem.embedding_dim].mul(factor.to(own.dtype))

@@ -10,6 +10,7 @@ from torch import Tensor
 from sharded_fc import arguments
 from sharded_fc.arguments import OptimizerName, Unlabelled
 from sharded_fc.catch_up import CatchUp
+from sharded_fc.chunk_work import Kernels
 from sharded_fc.collectives import Ranks
 from sharded_fc.margins import Margin
 from sharded_fc.optimizer import Optimizer
@@ -21,12 +22,14 @@ from sharded_fc.sampling.near_index import NearIndex
 from sharded_fc.sampling.options import Sampling
 from sharded_fc.sampling.sampler import Sampler
 from sharded_fc.sampling.signatures import Signatures
-from sharded_fc.softmax import ChunkedSoftmax, Kernels
+from sharded_fc.single_visit import SingleVisit
+from sharded_fc.softmax import ChunkedSoftmax
 from sharded_fc.storage import Rows, working_dtype
 from sharded_fc.tables import Layout
 
-# Room for products kept from the first visit for the second, which saves one of four: 96 MiB hold
-# all of 100,000 classes x 256 samples, a sixteenth of the rows all of a million x 64.
+# Room for products kept from the first visit for the second, or gradients of a sigmoid loss, which
+# saves one of four: 96 MiB hold all of 100,000 classes x 256 samples, a sixteenth of the rows all
+# of a million x 64.
 KEPT_BYTES = 96 << 20
 KEPT_SHARE = 16
 
@@ -109,7 +112,8 @@ def make_problem(
     catch_up = _catch_up(sampling, chosen, rows, own_ratios, seed)
     if kept_bytes is None:
         kept_bytes = max(KEPT_BYTES, rows.bytes // KEPT_SHARE)
-    softmax = ChunkedSoftmax(
+    visits = SingleVisit if margin.loss == "sigmoid" else ChunkedSoftmax
+    softmax = visits(
         rows,
         chosen,
         sub_centres=sub_centres,
@@ -117,7 +121,7 @@ def make_problem(
         compute_dtype=compute_dtype,
         working_dtype=working,
         kept_bytes=kept_bytes,
-        kernels_used="torch" if ignore_conflicts else kernels,  # no kernel leaves them out
+        kernels_used=_suited(kernels, margin, ignore_conflicts=ignore_conflicts),
         seed=seed,
         catch_up=catch_up,
     )
@@ -150,6 +154,13 @@ def make_problem(
         sampler=sampler,
         miner=_miner(sampling, rows, ranks, margin, num_classes, sub_centres, seed),
     )
+
+
+def _suited(kernels: Kernels, margin: Margin, *, ignore_conflicts: bool) -> Kernels:
+    """No kernel leaves conflicts out; a fused one makes a product that single visits have."""
+    if ignore_conflicts:
+        return "torch"
+    return "elementwise" if margin.loss == "sigmoid" and kernels == "fused" else kernels
 
 
 def _rows(

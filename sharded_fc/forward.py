@@ -11,32 +11,40 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sharded_fc.arguments import Agreement, View, agree
-from sharded_fc.collectives import Layout, gather_batch
+from sharded_fc.arguments import View, agree
+from sharded_fc.chunk_work import Visit
+from sharded_fc.collectives import Layout
 from sharded_fc.combine import (
     Batch,
     Outcome,
+    SigmoidTerms,
     Statistics,
     combine,
     constant_shift,
     out_of_range,
+    sigmoid_terms,
     summarise,
     sums_stay_in_range,
 )
+from sharded_fc.global_batch import gather, normalise
 from sharded_fc.margins import Adjustment, Samples
 from sharded_fc.margins.base import Scalars
 from sharded_fc.partition import default_chunk
 from sharded_fc.parts import Part, Whole
 from sharded_fc.problem import Problem
-from sharded_fc.softmax import Visit
+from sharded_fc.single_visit import SingleVisit
 from sharded_fc.storage import Rows
-from sharded_fc.targets import SHORTEST, Targets
-from sharded_fc.tile import Rules, in_logits
+from sharded_fc.targets import Targets
+from sharded_fc.tile import Rules, Weights, in_logits
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pass:
-    """One call: what it found and what its backward needs."""
+    """One call: what it found and what its backward needs.
+
+    `per_sample` is what a sample's loss counts for in the whole one: `loss_weight` over their
+    number.
+    """
 
     layout: Layout
     rank: int
@@ -54,6 +62,8 @@ class Pass:
     tables: Float[Tensor, "world measures batch"]
     used_maximum: Tensor
     outcome: Outcome
+    per_sample: Float[Tensor, ""]
+    weights: Weights
 
     def own(self, of_batch: Float[Tensor, " batch"]) -> Float[Tensor, " own"]:
         """This rank's part of something of the global batch."""
@@ -81,10 +91,11 @@ def run_forward(
     *,
     scalars: Scalars,
     step: Tensor,
+    loss_weight: float,
     keep: bool,
     next_label: Tensor | None,
 ) -> Pass:
-    """Everything up to the loss. `keep`: a backward may follow, so products are worth keeping.
+    """Everything up to the loss. `keep`: a backward may follow, and what helps it is kept.
 
     Collectives: see `ShardedHead.__call__`.
     """
@@ -97,8 +108,8 @@ def run_forward(
         unlabelled=problem.unlabelled,
         device=problem.device,
     )
-    unit, inverse, norm = _normalise(problem, views)
-    batch = _gather(problem, agreement, views, unit, norm)
+    unit, inverse, norm = normalise(problem, views)
+    batch = gather(problem, agreement, views, unit, norm)
     chunk = _chunk(problem, len(batch.label))
     parts = _parts(problem, batch, step=step, chunk=chunk, next_label=next_label)
     targets = softmax.targets(batch, parts[0], step=step)
@@ -116,7 +127,8 @@ def run_forward(
         )
         return cosine, problem.margin.adjust(samples, scalars)
 
-    early = adjust() if problem.margin.changes_negatives else None
+    at_once = keep and isinstance(softmax, SingleVisit)
+    early = adjust() if at_once or problem.margin.changes_negatives else None
     bias = scalars["bias"] if problem.margin.loss == "sigmoid" else None
     hard = in_logits(early[1].hard, scale=scale) if early else None
     rules = Rules(
@@ -130,19 +142,35 @@ def run_forward(
         sigmoid_bias=bias,
         negative_weight=problem.negative_weight,
     )
-    shift = _shift(problem, rules)
-    first_visit = partial(
-        softmax.first_visit, batch, rules, parts, chunk=chunk, keep=keep, step=step
-    )
-    visit = first_visit(shift=shift)
-    tables = problem.ranks.all_gather(visit.measures)
-    target_cosine, adjustment = early or adjust()
+    per_sample = loss_weight / batch.num_counted
+
+    def weigh(terms: SigmoidTerms | Outcome) -> Weights:
+        return Weights(
+            offset=terms.offset.to(problem.dtype),
+            target=terms.target_gradient.to(problem.dtype),
+            factor=(per_sample * scale).to(problem.dtype),
+        )
+
     used_maximum = torch.zeros((), dtype=torch.bool, device=problem.device)
-    if shift is not None and _may_leave_range(problem, rules):
-        used_maximum = out_of_range(tables, batch, adjustment, scale=scale, dtype=problem.dtype)
-        if bool(used_maximum):
-            visit = first_visit(shift=None)
-            tables = problem.ranks.all_gather(visit.measures)
+    how = {"chunk": chunk, "step": step}
+    if isinstance(softmax, SingleVisit):
+        weights = None
+        if early is not None and bias is not None:
+            weights = weigh(sigmoid_terms(batch, early[1], scale=scale, sigmoid_bias=bias))
+        visit = softmax.first_visit(batch, rules, parts, weights=weights, **how)
+        tables = problem.ranks.all_gather(visit.measures)
+        target_cosine, adjustment = early or adjust()
+    else:
+        first_visit = partial(softmax.first_visit, batch, rules, parts, keep=keep, **how)
+        shift = _shift(problem, rules)
+        visit = first_visit(shift=shift)
+        tables = problem.ranks.all_gather(visit.measures)
+        target_cosine, adjustment = early or adjust()
+        if shift is not None and _may_leave_range(problem, rules):
+            used_maximum = out_of_range(tables, batch, adjustment, scale=scale, dtype=problem.dtype)
+            if bool(used_maximum):
+                visit = first_visit(shift=None)
+                tables = problem.ranks.all_gather(visit.measures)
     outcome = combine(
         tables,
         batch,
@@ -168,52 +196,8 @@ def run_forward(
         tables=tables,
         used_maximum=used_maximum,
         outcome=outcome,
-    )
-
-
-def _normalise(problem: Problem, views: list[View]) -> tuple[Tensor, Tensor, Tensor]:
-    """(what is multiplied with rows, 1 / length, length) of this rank's embeddings."""
-    raw = torch.cat([view.embedding.to(problem.device, problem.dtype) for view in views])
-    # In float64, so that no length over- or underflows.
-    norm = torch.linalg.vector_norm(raw, dim=1, keepdim=True, dtype=torch.float64)
-    if not problem.margin.normalised:
-        ones = raw.new_ones(len(raw), 1)
-        return torch.cat([raw, ones], 1), torch.ones_like(norm), norm.squeeze(1)
-    inverse = norm.reciprocal().masked_fill_(norm <= SHORTEST, 0.0)
-    return raw.double().mul_(inverse).to(problem.dtype), inverse, norm.squeeze(1)
-
-
-def _gather(
-    problem: Problem, agreement: Agreement, views: list[View], unit: Tensor, norm: Tensor
-) -> Batch:
-    device = problem.device
-
-    def joined(name: str, dtype: torch.dtype) -> Tensor:
-        return torch.cat([getattr(view, name).to(device, dtype) for view in views])
-
-    label = joined("label", torch.int64)
-    columns = [label, norm.view(torch.int64)]
-    if agreement.weighted:
-        empty = not len(label)  # a rank without samples need not pass what others do
-        weight = norm if empty else joined("sample_weight", torch.float64)
-        columns.append(weight.view(torch.int64))
-    if agreement.ranged:
-        columns += (
-            [label, label] if not len(label) else joined("class_range", torch.int64).unbind(1)
-        )
-    embedding, numbers = gather_batch(
-        problem.ranks, agreement.layout, unit, torch.stack(columns, 1)
-    )
-    whole = list(numbers.t().contiguous())
-    label, norm = whole[0], whole[1].view(torch.float64)
-    rest = whole[2:]
-    return Batch(
-        embedding=embedding,
-        label=label,
-        norm=norm,
-        weight=rest.pop(0).view(torch.float64) if agreement.weighted else torch.ones_like(norm),
-        counted=label >= (0 if problem.unlabelled == "ignore" else -1),
-        class_range=torch.stack(rest) if agreement.ranged else None,
+        per_sample=per_sample,
+        weights=weigh(outcome),
     )
 
 
@@ -272,8 +256,6 @@ def _shift(problem: Problem, rules: Rules) -> Tensor | None:
     if not problem.margin.normalised:
         return None
     device = problem.device
-    if rules.sigmoid_bias is not None:
-        return torch.zeros((), dtype=torch.float64, device=device)
     if rules.hard is None:
         highest = torch.full((), problem.scale, dtype=torch.float64, device=device)
     else:
@@ -283,8 +265,6 @@ def _shift(problem: Problem, rules: Rules) -> Tensor | None:
 
 def _may_leave_range(problem: Problem, rules: Rules) -> bool:
     """Where no bound proves the sums in range, one flag is waited for, to fall back in time."""
-    if rules.sigmoid_bias is not None:
-        return False
     return rules.hard is not None or not sums_stay_in_range(
         scale=problem.scale, num_classes=problem.num_classes, dtype=problem.dtype
     )

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sharded_fc import arguments
 from sharded_fc.arguments import OptimizerName, Unlabelled
+from sharded_fc.chunk_work import Kernels
 from sharded_fc.combine import Statistics
 from sharded_fc.commit import Commit, own_gradient
 from sharded_fc.construction import make_problem
@@ -25,8 +26,6 @@ from sharded_fc.margins import Margin
 from sharded_fc.outside import Outside
 from sharded_fc.row_step import Step
 from sharded_fc.sampling import Sampling
-from sharded_fc.softmax import Kernels
-from sharded_fc.tile import Weights
 from sharded_fc.window import Window
 
 
@@ -65,10 +64,11 @@ class ShardedHead(HeadRows):
     bounds the length of each row's gradient. `conflict_cosine` turns on counting of negatives above
     it; `ignore_conflicts` leaves them out of the loss. `sampling` compares with a share of the
     classes (`sampling.Sampling`); then `outside` can keep the rows in host memory or in files
-    (`outside.Outside`). `kept_bytes` bounds the products kept between the two visits; the
-    default is 96 MiB, or a sixteenth of the rows and their optimizer's if that is more. On CUDA
-    devices `kernels` can be "torch", "elementwise" (one pass over each product; what "auto" takes)
-    or "fused" (no products in memory); elsewhere it is torch.
+    (`outside.Outside`). `kept_bytes` bounds the products kept between the two visits, or the
+    gradients that a sigmoid loss keeps for its backward; the default is 96 MiB, or a sixteenth of
+    the rows and their optimizer's if that is more. On CUDA devices `kernels` can be "torch",
+    "elementwise" (one pass over each product; what "auto" takes) or "fused" (no products in memory;
+    "elementwise" where the loss is a sigmoid's); elsewhere it is torch.
     """
 
     def __init__(
@@ -189,6 +189,7 @@ class ShardedHead(HeadRows):
                 views,
                 scalars=self._scalars,
                 step=self._step,
+                loss_weight=self.loss_weight,
                 keep=keep,
                 next_label=next_label,
             )
@@ -221,22 +222,16 @@ class ShardedHead(HeadRows):
         if outside is not None and isinstance(rows, Window):
             outside.check(rows)
         self._generation += 1
-        outcome, dtype = forward.outcome, self._problem.dtype
-        per_sample = self.loss_weight / outcome.num_counted
         gradient = self._problem.softmax.second_visit(
             forward.batch,
             forward.visit,
             forward.rules,
-            Weights(
-                offset=outcome.offset.to(dtype),
-                target=outcome.target_gradient.to(dtype),
-                factor=(per_sample * self.scale).to(dtype),
-            ),
+            forward.weights,
             forward.parts,
             Step(
                 learning_rate=self.learning_rate,
                 number=self._step,
-                skip=outcome.finite.logical_not(),
+                skip=forward.outcome.finite.logical_not(),
                 ratios=self._problem.ratios,
                 clip_row_norm=self._problem.clip_row_norm,
             ),
@@ -245,23 +240,22 @@ class ShardedHead(HeadRows):
         if self._problem.miner is not None:
             drawn, certain = forward.parts
             self._problem.miner.touch(certain.index, drawn.index, step=self._step)
-        self._commit_scalars(forward, per_sample)
+        self._commit_scalars(forward)
         if outside is not None and isinstance(rows, Window):
             outside.keep(rows)
         return own_gradient(
             self._problem,
             forward,
             gradient,
-            per_sample=per_sample,
             factor=upstream.double() * self._gradient_factor,
         )
 
-    def _commit_scalars(self, forward: Pass, per_sample: Tensor) -> None:
+    def _commit_scalars(self, forward: Pass) -> None:
         """The step number, the rows' wins and the margin's scalars, where the pass is finite."""
         finite = forward.outcome.finite
         new = dict(forward.adjustment.state)
         if self.margin.loss == "sigmoid":
-            gradient = forward.outcome.bias_gradient * per_sample
+            gradient = forward.outcome.bias_gradient * forward.per_sample
             new["bias_momentum"] = self._scalars["bias_momentum"] * self._momentum + gradient
             new["bias"] = self._scalars["bias"] - new["bias_momentum"] * self.learning_rate
         targets = forward.targets

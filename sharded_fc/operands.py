@@ -124,10 +124,7 @@ class Operands:
         if not self._low:
             total.addmm_(gradient.t(), rows)
             return
-        low = self.operand_gradient[: len(rows)]
-        if gradient.dtype != low.dtype:
-            low.copy_(gradient)
-        share = self._multiply(low.t(), rows, self._low_embedding_gradient)
+        share = self._multiply(self._rounded(gradient).t(), rows, self._low_embedding_gradient)
         if self.unit:
             total.addcmul_(share, self._multiplier)
         else:
@@ -148,21 +145,22 @@ class Operands:
     def row_gradients(
         self, gradient: Float[Tensor, "rows batch"], inverse_norm: Float[Tensor, " rows"]
     ) -> Float[Tensor, "rows dim"]:
-        """The rows' gradients, in the working dtype or as the product left them.
-
-        `add_embedding_gradient` of the same chunk comes first.
-        """
+        """The rows' gradients, in the working dtype or as the product left them."""
         out = self._row_gradient[: len(gradient)]
         if not self._low:
             return torch.mm(gradient, self.embedding, out=out)
         low = self._multiply(
-            self.operand_gradient[: len(gradient)],
+            self._rounded(gradient),
             self.embedding,
             self._low_row_gradient[: len(gradient)],
         )
         if self.unit:
             return torch.mul(low, (inverse_norm * self._multiplier).unsqueeze(1), out=out)
         return low
+
+    def _rounded(self, gradient: Float[Tensor, "rows batch"]) -> Float[Tensor, "rows batch"]:
+        low = self.operand_gradient[: len(gradient)]
+        return gradient if gradient.dtype == low.dtype else low.copy_(gradient)
 
     def _multiply(self, left: Tensor, right: Tensor, out: Tensor) -> Tensor:
         if self._wide_output:

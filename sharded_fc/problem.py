@@ -13,6 +13,7 @@ from sharded_fc.outside import OutsideRows
 from sharded_fc.parts import Ratios
 from sharded_fc.sampling.mining import Miner
 from sharded_fc.sampling.sampler import Sampler
+from sharded_fc.single_visit import SingleVisit
 from sharded_fc.softmax import ChunkedSoftmax
 
 
@@ -37,7 +38,7 @@ class Problem:
     seed: int
     device: torch.device
     ranks: Ranks
-    softmax: ChunkedSoftmax
+    softmax: ChunkedSoftmax | SingleVisit
     sampler: Sampler | None
     miner: Miner | None
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from sharded_fc.arguments import View, agree
 from sharded_fc.collectives import Layout, Ranks, gather_batch, scatter_gradient
 from sharded_fc.pool.loss import Probes
-from sharded_fc.softmax import SHORTEST
+from sharded_fc.targets import SHORTEST
 
 
 class PoolView(NamedTuple):
