@@ -13,6 +13,10 @@ from sharded_fc.tile import MEASURES
 
 _ITEM, _WIDE = 4, 8  # bytes of features, and of integers and sums
 _COLUMNS = 3  # of the directory: label, last use, next row
+_LOOK_UP = 4  # integers a slot beside it: label and slot in one order, slot and use in another
+_TILES, _SEEN = 3, 4  # a chunk's; and what finding the nearest takes where all are outside
+OUTSIDE_SHARE = 0.5
+"""Of a view's samples: pairs are in the pool, and of so many people most others are not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +55,20 @@ class PoolShape:
 
 
 def pool_bytes(shape: PoolShape) -> HeadBytes:
-    """The memory of rank 0; the directory is on every rank's host, in full."""
+    """The memory of rank 0; `counts` are the directory and its look-ups, on every rank's host.
+
+    The nearest slots of samples outside are found in copies of their share of a tile: cosines
+    twice, and places in eight bytes.
+    """
     features = ROWS * shape.own_slots * shape.embedding_dim * _ITEM
-    chunk = 3 * shape.chunk * shape.view * _ITEM
+    tiles = _TILES + _SEEN * OUTSIDE_SHARE
+    chunk = round(tiles * shape.chunk * shape.view * _ITEM)
     embeddings = 2 * shape.view * 2 * shape.embedding_dim * _ITEM  # views x (probes, features)
     tables = VARIANTS * MEASURES * shape.view * _WIDE * (shape.world_size + 1)
     return HeadBytes(
         centres=features,
         states=0,
-        counts=_COLUMNS * shape.slots * _WIDE,
+        counts=(_COLUMNS + _LOOK_UP) * shape.slots * _WIDE,
         lengths=shape.chunk * _ITEM,
         buffers=chunk,
         kept=0,

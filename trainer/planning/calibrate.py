@@ -1,13 +1,15 @@
 """Measures this machine: real heads, a real backbone, real exchanges, on ranks at work together.
 
 Ranks of one machine share its cores and memory, so each setup, so many ranks of so many threads, is
-measured with all of them at work at once.
+measured with all of them at work at once. Everything is measured in several rounds, spread over
+the time it takes, and medians count: the machine may be slower in one half of a minute than in the
+other.
 """
 
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Hashable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -15,21 +17,24 @@ import torch
 from trainer.backbones import table
 from trainer.config import RunConfig
 from trainer.planning.calibrate_cost import USUAL, Dtypes
-from trainer.planning.calibrate_head import measure_head
+from trainer.planning.calibrate_head import head_constants, time_parts
 from trainer.planning.calibrate_run import (
-    measure_backbone,
+    BackboneProbe,
+    loader_probe,
     measure_disk,
-    measure_loader,
     measure_rows_outside,
 )
 from trainer.planning.clock import Clock
 from trainer.planning.constants import Constants, Machine
 from trainer.planning.ranks import on_ranks
 from trainer.planning.request import dtypes_of
+from trainer.planning.rounds import repeated
+from trainer.planning.yardstick import Yardstick, measure_yardstick
 from trainer.topology import Topology
 
 UNKNOWN = 1.0  # a rate that is not measured yet; or never asked for, as of exchanges of one rank
-COPIED_ITEMS = 32 << 20  # 128 MiB
+LEAST_ROUNDS, ROUNDS_S = 3, 30.0
+"""As many rounds as begin within this time, and so many at least."""
 
 
 def calibrate(run: RunConfig, setups: Sequence[tuple[int, int]]) -> Machine:
@@ -76,19 +81,39 @@ def measure(topology: Topology, run: RunConfig, threads: int) -> Constants:
     on_cpu = topology.device.type == "cpu"
     dtypes = list(dict.fromkeys((*USUAL, Dtypes(*dtypes_of(run, on_cpu=on_cpu)))))
     start = _start(topology, threads)
-    backbone = measure_backbone(run, topology)
-    known = measure_head(clock, start, dtypes)
+    backbone = BackboneProbe(run, topology)
+    with loader_probe(run, clock) as read:
+
+        def once() -> dict[Hashable, float]:
+            image_s, image_core_s = read()
+            return {
+                **backbone.time(clock),
+                **time_parts(clock, dtypes),
+                "host": measure_rows_outside(clock, "host"),
+                "mapped": measure_rows_outside(clock, "mapped"),
+                "disk": measure_disk(clock),
+                "image": image_s,
+                "image core": image_core_s,
+                **asdict(measure_yardstick(clock)),
+            }
+
+        numbers = repeated(once, clock, least=LEAST_ROUNDS, seconds=ROUNDS_S)
+    cost = backbone.cost(numbers)
     row = table.row(run.backbone.name)
     area = run.data.image_size**2 / (row.image_size[0] * row.image_size[1])
     return replace(
-        known,
-        operations_per_s=2.0 * row.multiply_adds * area / backbone.forward_s,
-        host_bytes_per_s=measure_rows_outside(clock, "host"),
-        mapped_bytes_per_s=measure_rows_outside(clock, "mapped"),
-        disk_bytes_per_s=measure_disk(clock),
-        traffic_bytes_per_s=_copy_rate(clock),
-        backbones=(backbone,),
-        loader_images_per_s=measure_loader(run, clock),
+        head_constants(numbers, clock, start, dtypes),
+        operations_per_s=2.0 * row.multiply_adds * area / cost.forward_s,
+        host_bytes_per_s=numbers["host"],
+        mapped_bytes_per_s=numbers["mapped"],
+        disk_bytes_per_s=numbers["disk"],
+        traffic_bytes_per_s=numbers["bytes_per_s"],
+        backbones=(cost,),
+        loader_images_per_s=1.0 / numbers["image"],
+        loader_core_s=numbers["image core"],
+        yardstick=Yardstick(
+            operations_per_s=numbers["operations_per_s"], bytes_per_s=numbers["bytes_per_s"]
+        ),
     )
 
 
@@ -124,13 +149,6 @@ def _start(topology: Topology, threads: int) -> Constants:
         operations_per_s=UNKNOWN,
         traffic_bytes_per_s=UNKNOWN,
     )
-
-
-def _copy_rate(clock: Clock) -> float:
-    """Bytes a second read and written by a copy of far more than any cache."""
-    source = torch.zeros(COPIED_ITEMS, device=clock.device)
-    to = torch.ones_like(source)
-    return 2 * source.nbytes / clock.seconds(lambda: to.copy_(source), least_s=0.1)
 
 
 def _memory_bytes() -> int:

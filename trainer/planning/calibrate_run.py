@@ -1,8 +1,11 @@
 """Measures the rest of a run on these ranks: its backbone, its loader, rows on the host."""
 
 import os
+import statistics
 import tempfile
 import time
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -24,41 +27,94 @@ from trainer.data import make_order, open_data
 from trainer.planning.backbone import network_name
 from trainer.planning.clock import Clock
 from trainer.planning.constants import BackboneCost
+from trainer.planning.rounds import Numbers
 from trainer.step import StepOutcome, train_step
 from trainer.topology import Topology
 
 TABLE_ROWS, TABLE_DIM, TAKEN_BLOCKS, BLOCK = 65_536, 256, 64, 128
-WARM_STEPS, STEPS = 3, 9
+CLASSES = 64  # a rank
+WARM_STEPS, STEPS = 2, 4
 DISK_BYTES = 32 << 20
 FACES, PEOPLE = 96, 24
-LOADED_S = 1.0
+LOADED_S = 0.3
 
 
-def measure_backbone(run: RunConfig, topology: Topology) -> BackboneCost:
-    """Whole training steps of one micro-batch a rank, with a head that takes next to nothing.
+class BackboneProbe:
+    """A run's network, stepped for real: one micro-batch a rank, and next to no head.
 
     Of the run's micro-batch and of half of it, which tells what a micro-batch costs at least.
     """
-    engine = build.make_engine(run, topology)
-    side, size = run.data.image_size, run.batch.micro_batch_size
-    dim = build.embedding_dim(run)
-    classes = 64 * topology.world_size
-    head = ShardedHead(
-        classes, dim, margin=CosFace(0.4), scale=64.0, learning_rate=0.1, group=topology.group,
-        device=topology.device,
-    )  # fmt: skip
-    clock = Clock(topology.group, topology.device)
-    generator = torch.Generator().manual_seed(topology.rank)
 
-    def seconds(size: int) -> dict[str, float]:
+    def __init__(self, run: RunConfig, topology: Topology) -> None:
+        self._run = run
+        self._topology = topology
+        self._engine = build.make_engine(run, topology)
+        self._dim = build.embedding_dim(run)
+        self._head = ShardedHead(
+            CLASSES * topology.world_size,
+            self._dim,
+            margin=CosFace(0.4),
+            scale=64.0,
+            learning_rate=0.1,
+            group=topology.group,
+            device=topology.device,
+        )
+        size = run.batch.micro_batch_size
+        self._sizes = tuple(dict.fromkeys((size, max(2, size // 2))))
+
+    def time(self, clock: Clock) -> dict[Hashable, float]:
+        """Seconds of each phase of a step of each size; a collective of all ranks."""
+        found: dict[Hashable, float] = {}
+        for size in self._sizes:
+            for _ in range(WARM_STEPS):  # kernels are chosen and memory is taken
+                self._step(size)
+            taken = [self._step(size) for _ in range(STEPS)]
+            for phase in taken[0]:
+                seconds = statistics.median(each[phase] for each in taken)
+                found["backbone", phase, size] = clock.slowest(seconds)
+        return found
+
+    def cost(self, numbers: Numbers) -> BackboneCost:
+        """Prices from what `time` found."""
+        run, size = self._run, self._sizes[0]
+        forward, forward_call = self._split(numbers, "forward")
+        backward, backward_call = self._split(numbers, "backward")
+        return BackboneCost(
+            name=network_name(run),
+            image_size=run.data.image_size,
+            embedding_dim=self._dim,
+            precision=run.engine.precision,
+            recompute=run.engine.recompute,
+            forward_s=forward,
+            backward_s=backward,
+            optimizer_s=numbers["backbone", "optimizer", size],
+            forward_call_s=forward_call,
+            backward_call_s=backward_call,
+        )
+
+    def _split(self, numbers: Numbers, phase: str) -> tuple[float, float]:
+        """(of an image, of a micro-batch besides) in a phase."""
+        size, half = self._sizes[0], self._sizes[-1]
+        whole = numbers["backbone", phase, size]
+        if size == half:
+            return whole / size, 0.0
+        of_image = (whole - numbers["backbone", phase, half]) / (size - half)
+        of_call = whole - size * of_image
+        if of_image <= 0 or of_call < 0:  # disturbed
+            return whole / size, 0.0
+        return of_image, of_call
+
+    def _step(self, size: int) -> dict[str, float]:
+        topology, side = self._topology, self._run.data.image_size
+        generator = torch.Generator().manual_seed(topology.rank)
         batch = FaceBatch(
             torch.randn(size, 3, side, side, generator=generator).to(topology.device),
-            torch.randint(classes, (size,), generator=generator),
+            torch.randint(CLASSES * topology.world_size, (size,), generator=generator),
             torch.arange(size),
         )
         outcome: StepOutcome = train_step(
-            engine,
-            head,
+            self._engine,
+            self._head,
             [batch],
             micro_batches=share(topology.world_size, topology.rank, topology.world_size),
             total_micro_batches=topology.world_size,
@@ -66,43 +122,13 @@ def measure_backbone(run: RunConfig, topology: Topology) -> BackboneCost:
         )
         return outcome.seconds()
 
-    def middle(size: int) -> dict[str, float]:
-        for _ in range(WARM_STEPS):  # kernels are chosen and memory is taken
-            seconds(size)
-        taken = [seconds(size) for _ in range(STEPS)]
-        return {
-            phase: clock.slowest(float(np.median([each[phase] for each in taken])))
-            for phase in taken[0]
-        }
 
-    whole, half = middle(size), middle(max(2, size // 2))
+@contextmanager
+def loader_probe(run: RunConfig, clock: Clock) -> Iterator[Callable[[], tuple[float, float]]]:
+    """Reads, decodes and augments made-up faces, each rank for itself.
 
-    def split(phase: str) -> tuple[float, float]:
-        """(of an image, of a micro-batch besides) in a phase."""
-        more = size - max(2, size // 2)
-        of_image = (whole[phase] - half[phase]) / more if more else 0.0
-        of_call = whole[phase] - size * of_image
-        if not more or of_image <= 0 or of_call < 0:  # disturbed, or nothing to compare
-            return whole[phase] / size, 0.0
-        return of_image, of_call
-
-    (forward, forward_call), (backward, backward_call) = split("forward"), split("backward")
-    return BackboneCost(
-        name=network_name(run),
-        image_size=side,
-        embedding_dim=dim,
-        precision=run.engine.precision,
-        recompute=run.engine.recompute,
-        forward_s=forward,
-        backward_s=backward,
-        optimizer_s=whole["optimizer"],
-        forward_call_s=forward_call,
-        backward_call_s=backward_call,
-    )
-
-
-def measure_loader(run: RunConfig, clock: Clock) -> float:
-    """Images a second that a rank reads, decodes and augments, of made-up faces."""
+    What is yielded says (seconds of an image, seconds of a core for it), of the slowest rank.
+    """
     with tempfile.TemporaryDirectory(prefix="facescale-") as folder:
         synthesize(
             Path(folder) / "faces",
@@ -137,16 +163,20 @@ def measure_loader(run: RunConfig, clock: Clock) -> float:
             quarantine={},
             bad_sample_budget=0,
         )
-        try:
-            for _ in range(4):
+
+        def read() -> tuple[float, float]:
+            for _ in range(4):  # what was ready before
                 next(loader)
-            began, images = time.perf_counter(), 0
+            began, busy, images = time.perf_counter(), time.process_time(), 0
             while time.perf_counter() - began < LOADED_S:
                 images += sum(len(batch.label) for batch in next(loader).batches)
-            seconds = (time.perf_counter() - began) / images
+            busy, taken = time.process_time() - busy, time.perf_counter() - began
+            return clock.slowest(taken / images), clock.slowest(busy / images)
+
+        try:
+            yield read
         finally:
             loader.close()
-    return 1.0 / clock.slowest(seconds)
 
 
 def measure_rows_outside(clock: Clock, kept_in: Literal["host", "mapped"]) -> float:

@@ -11,8 +11,9 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from trainer.errors import RunError
+from trainer.planning.yardstick import Yardstick
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +112,10 @@ class Constants:
     backbones: tuple[BackboneCost, ...] = ()
     loader_images_per_s: float | None = None
     """Unset is enough."""
+    loader_core_s: float = 0.0
+    """Of a core, for reading an image: what it takes from a computation on the same cores."""
+    yardstick: Yardstick | None = None
+    """How fast the machine was when all this was measured."""
 
 
 @dataclass(frozen=True, kw_only=True)

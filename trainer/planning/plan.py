@@ -254,9 +254,13 @@ def _gradient_exchange(request: Request, constants: Constants) -> float:
 
 
 def _waiting(request: Request, constants: Constants, *, busy: float) -> float:
-    """For images: what reading takes longer, or all of it where ranks leave no core free."""
+    """For images: what reading them takes longer; on CPUs also the cores that it takes."""
     if constants.loader_images_per_s is None:
         return 0.0
-    reading = request.own_images / constants.loader_images_per_s
-    spare = constants.machine_ranks > constants.ranks * constants.threads
-    return max(0.0, reading - busy) if constants.overlapped or spare else reading
+    images = request.own_images
+    late = max(0.0, images / constants.loader_images_per_s - busy)
+    if constants.overlapped:
+        return late
+    cores = constants.machine_ranks / constants.ranks
+    idle = max(0.0, cores - constants.threads) * busy
+    return max(late, (images * constants.loader_core_s - idle) / cores)

@@ -31,6 +31,11 @@ class HeadSeconds:
         """All together."""
         return sum(getattr(self, field.name) for field in fields(self))
 
+    @property
+    def moved(self) -> float:
+        """Those of them in which memory's speed counts, not arithmetic's."""
+        return self.rows + self.sampling + self.moving + self.exchange
+
 
 def head_seconds(
     shape: HeadShape,

@@ -11,7 +11,7 @@ from sharded_fc import ShardedHead
 from sharded_fc.capacity import HeadShape, PoolShape, head_bytes, outside_bytes, pool_bytes
 from sharded_fc.margins import CosFace, PlainSoftmax
 from sharded_fc.outside import Outside, OutsideRows
-from sharded_fc.pool import PoolHead
+from sharded_fc.pool import PoolHead, PoolView
 from sharded_fc.sampling import Sampling
 from sharded_fc.storage import Rows
 from sharded_fc.tables.host import HostRecords
@@ -165,6 +165,26 @@ def test_a_pools_features_and_buffers_are_the_bytes_of_its_tensors():
     head = PoolHead(50, 8, slots=37, margin=CosFace(0.3), scale=16.0)
     predicted = pool_bytes(shape)
     assert predicted.centres == head._rows.feature.nbytes
+
+
+def test_a_full_pools_directory_and_its_look_ups_are_the_bytes_of_its_arrays():
+    shape = PoolShape(slots=37, embedding_dim=8, batch=16, world_size=1, on_cpu=True)
+    head = PoolHead(500, 8, slots=37, margin=CosFace(0.3), scale=16.0)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(40):
+        label = torch.randint(500, (2, 8), generator=generator)
+        views = [
+            PoolView(torch.randn(8, 8, generator=generator), torch.randn(8, 8), each)
+            for each in label
+        ]
+        for view in views:
+            view.probe.requires_grad_()
+        head(*views).loss.backward()
     directory = head._directory
-    columns = (directory.label, directory.last_use, directory.next_row)
-    assert predicted.counts == sum(column.nbytes for column in columns)
+    index, queue = directory._index, directory._queue
+    arrays = [directory.label, directory.last_use, directory.next_row]
+    arrays += [index._slot, index._label, index._new_slot, index._new_label]
+    arrays += [queue._slot, queue._use]
+    # Newcomers may be listed beside those whose slots they got, until the next merge.
+    held = sum(array.nbytes for array in arrays)
+    assert pool_bytes(shape).counts == pytest.approx(held, rel=0.05)

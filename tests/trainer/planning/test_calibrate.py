@@ -39,18 +39,27 @@ def asked(ranks: int) -> request.Request:
 
 def measured(ranks: int) -> Any:
     """What `calibrate.measure` finds on these ranks, with everything as small as it can be."""
-    from trainer.planning import calibrate, calibrate_cost, calibrate_head, calibrate_run
+    from trainer.planning import (
+        calibrate,
+        calibrate_cost,
+        calibrate_head,
+        calibrate_run,
+        yardstick,
+    )
     from trainer.topology import Topology
 
     calibrate_head.DIMS, calibrate_head.BATCHES = (8, 16), (4, 8)
     calibrate_head.MINED_ROWS, calibrate_head.TOUCHED_ROWS = 256, 32
     calibrate_head.DRAWN_CLASSES, calibrate_head.POOL_SLOTS = 2048, 64
     calibrate_head.LONG_S = calibrate_head.SHORT_S = calibrate_cost.LONG_S = 0.0
-    calibrate_cost.TABLE_BYTES, calibrate_cost.ROUNDS = 1 << 17, 1
-    calibrate_run.DISK_BYTES, calibrate_run.STEPS = 4096, 3
+    calibrate.USUAL = calibrate_cost.USUAL[:1]
+    calibrate_cost.WHOLE, calibrate_cost.SAMPLED = ((16, 4), (8, 8)), ((16, 4, 0.1),)
+    calibrate_cost.TABLE_BYTES = calibrate_cost.SAMPLED_BYTES = 1 << 17
+    calibrate_run.DISK_BYTES, calibrate_run.WARM_STEPS, calibrate_run.STEPS = 4096, 1, 2
     calibrate_run.TABLE_ROWS, calibrate_run.TAKEN_BLOCKS, calibrate_run.BLOCK = 256, 4, 8
     calibrate_run.FACES, calibrate_run.PEOPLE, calibrate_run.LOADED_S = 16, 4, 0.01
-    calibrate.COPIED_ITEMS = 1 << 10
+    calibrate.LEAST_ROUNDS, calibrate.ROUNDS_S = 1, 0.0
+    yardstick.COPIED_ITEMS, yardstick.LEAST_S = 1 << 10, 0.0
     torch.set_num_threads(1)
     return calibrate.measure(Topology.of_default_group(), asked(ranks).run, 1)
 
@@ -61,18 +70,22 @@ def test_two_ranks_find_every_constant_and_a_plan_uses_them(ranks: RankPools):
     for other in found[1:]:
         assert other.backbones == first.backbones
         assert other.heads == first.heads
+        assert other.yardstick == first.yardstick
     assert (first.ranks, first.threads) == (WORLD, 1)
     assert {(each.dim, each.batch) for each in first.products} == {
         (dim, batch) for dim in (8, 16) for batch in (4, 8)
     }
     numbers = [
         value
-        for each in (first, *first.heads, *first.products, *first.backbones)
+        for each in (first, *first.heads, *first.products, *first.backbones, first.yardstick)
         for value in asdict(each).values()
         if isinstance(value, float)
     ]
     assert all(math.isfinite(number) and number >= 0 for number in numbers)
     assert first.loader_images_per_s > 0
+    assert first.loader_core_s > 0
+    assert first.yardstick.operations_per_s > 0
+    assert first.yardstick.bytes_per_s > 0
     assert first.hop_s > 0
     plan = make_plan(asked(WORLD), machine(first))
     text = plan_text(plan, recommend(plan))

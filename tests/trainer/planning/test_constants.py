@@ -9,6 +9,7 @@ from tests.trainer.planning.numbers import constants, machine
 from trainer.errors import RunError
 from trainer.planning.constants import BackboneCost, default_path, load, merged, save
 from trainer.planning.devices import SHEETS, device
+from trainer.planning.yardstick import Yardstick
 
 BACKBONE = BackboneCost(
     name="mobilefacenet",
@@ -23,7 +24,13 @@ BACKBONE = BackboneCost(
 
 
 def test_a_calibration_reads_back_equal(tmp_path: Path):
-    kept = machine(constants(backbones=(BACKBONE,), loader_images_per_s=9e3))
+    kept = machine(
+        constants(
+            backbones=(BACKBONE,),
+            loader_images_per_s=9e3,
+            yardstick=Yardstick(operations_per_s=1e9, bytes_per_s=2e9),
+        )
+    )
     save(kept, tmp_path / "new" / "machine.json")
     assert load(tmp_path / "new" / "machine.json") == kept
     assert [each.name for each in (tmp_path / "new").iterdir()] == ["machine.json"]

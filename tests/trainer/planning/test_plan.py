@@ -139,6 +139,23 @@ def test_rows_in_a_file_move_at_the_disks_rate_where_memory_cannot_hold_them():
     assert large.disk_bytes == small.disk_bytes > 2 * 1_000_000 * 2 * 4 * 128
 
 
+def test_reading_images_takes_the_cores_that_computing_leaves_then_a_share_of_its_own():
+    wanted = asked(10_000, 1, on_cpu=True)
+    known = constants(threads=2, loader_images_per_s=1e9, loader_core_s=1.0)
+
+    def waiting(**changes: object) -> float:
+        return make_plan(wanted, machine(replace(known, **changes))).candidates[0].waiting_s
+
+    images = wanted.own_images
+    assert waiting() == images / 2  # both cores compute
+    rest = make_plan(wanted, machine(known)).candidates[0].step_s - images / 2
+    assert waiting(threads=1) == pytest.approx((images - rest) / 2, rel=1e-12)
+    assert waiting(loader_core_s=0.0) == 0.0
+    assert waiting(threads=1, loader_core_s=0.0, loader_images_per_s=1.0) == pytest.approx(
+        images - rest, rel=1e-12
+    )
+
+
 def test_mined_classes_are_told_with_their_lists_and_have_no_rows_outside():
     changes = ("head.sampling={rate: 0.1, hard_share: 0.2}",)
     plan, advice = planned(device("h100"), asked(1_000_000, 8, *changes))
