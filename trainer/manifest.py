@@ -17,6 +17,7 @@ import torch
 
 from sharded_fc import native_code
 from trainer.errors import RunError
+from trainer.layers.native import norm
 from trainer.tensor_file import FileFacts, facts, write_durably
 
 NAME = "manifest.json"
@@ -77,6 +78,7 @@ def surroundings() -> dict[str, Any]:
     """What else a bit-equal resume depends on: this process's threads, processor, versions."""
     versions = {name: _version(name) for name in DISTRIBUTIONS}
     versions["compiled head"] = native_code.version() or "absent"
+    versions["compiled norm"] = norm.version() or "absent"
     return {
         "threads": torch.get_num_threads(),
         "instruction_set": instruction_set(),

@@ -179,8 +179,7 @@ def test_statistics_stay_float32_under_bf16_autocast():
     image = make_images()[0]
     with recording(network) as records, torch.autocast("cpu", torch.bfloat16):
         convolved = network[0](image)
-        network[1](convolved)
-        network[5](torch.randn(4, 7))
+        network(image)
     assert convolved.dtype == torch.bfloat16
     row = records.stack(1)[0]
     assert row.dtype == torch.float32
@@ -196,16 +195,21 @@ import torch
 from tests.trainer.test_batch_norm import make_images, make_network
 from trainer.layers.batch_norm import recording
 network = make_network()
-compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
 with recording(network) as expected:
-    network(make_images()[0])
+    for image in make_images():
+        network(image)
+torch._dynamo.config.error_on_recompile = True
+network.forward = torch.compile(network.forward, backend="aot_eager", fullgraph=True)
 with recording(network) as records:
-    compiled(make_images()[0])
-assert torch.equal(records.stack(1), expected.stack(1))
+    for image in make_images():
+        network(image)
+# The compiler takes torch's own normalisation, whose sums have another order.
+torch.testing.assert_close(records.stack(5), expected.stack(5))
+network(make_images()[0])
 """
 
 
-def test_a_compiled_network_records_without_a_graph_break():
+def test_a_compiled_network_records_every_forward_by_one_graph():
     # In a process of its own: the tests' shape checks are no code that the compiler can read.
     subprocess.run([sys.executable, "-c", COMPILE], check=True)
 
@@ -218,12 +222,19 @@ def test_a_micro_batch_of_one_vector_is_refused_with_the_remedy():
     assert BatchNorm1d(3).eval()(torch.zeros(1, 3)).shape == (1, 3)
 
 
-def test_a_missing_forward_names_the_layer_and_the_numbers():
+def test_a_missing_forward_is_refused_with_the_numbers():
     network = make_network()
     with recording(network) as records:
         network(make_images()[0])
-    with pytest.raises(ValueError, match="layer 1 recorded 1 forwards for 2 micro-batches"):
+    with pytest.raises(ValueError, match="1 forwards were recorded for 2 micro-batches"):
         apply_statistics(records, micro_batches=range(2), total=2, group=None)
+
+
+def test_a_layer_that_did_not_normalise_is_named():
+    network = make_network()
+    network[5].eval()
+    with recording(network), pytest.raises(ValueError, match="layer 5 normalised nothing"):
+        network(make_images()[0])
 
 
 def test_recordings_of_one_module_do_not_nest_and_close_after_an_error():

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from trainer.layers.conv import GlobalConv, conv_norm, last_map
 from trainer.layers.init import initialise
+from trainer.layers.prelu import PReLU
 
 CHANNELS = (24, 48, 96, 192)  # after each halving
 
@@ -28,7 +29,7 @@ class Residual(nn.Module):
             conv_norm(channels, channels, 3, padding=1),
             conv_norm(channels, channels, 3, padding=1, activation=None),
         )
-        self.activation = nn.PReLU(channels)
+        self.activation = PReLU(channels)
 
     def forward(
         self, image: Float[Tensor, "batch channel height width"]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from trainer.layers.batch_norm import BatchNorm1d
 from trainer.layers.conv import GlobalConv, conv_norm, last_map
 from trainer.layers.init import initialise
+from trainer.layers.prelu import PReLU
 from trainer.layers.squeeze_excite import SqueezeExcite
 
 GROUP_CHANNELS = 8  # the paper's S: channels in a group
@@ -44,7 +45,7 @@ class HeadBlock(nn.Module):
             SqueezeExcite(channels, ratio=SE_RATIO),
         )
         self.shortcut = separable(channels, channels, factor=1, stride=2, activation=False)
-        self.activation = nn.PReLU(channels)
+        self.activation = PReLU(channels)
 
     def forward(
         self, image: Float[Tensor, "batch channel height width"]
@@ -63,7 +64,7 @@ class NormalBlock(nn.Module):
             separable(channels, channels, activation=False),
             SqueezeExcite(channels, ratio=SE_RATIO),
         )
-        self.activation = nn.PReLU(channels)
+        self.activation = PReLU(channels)
 
     def forward(
         self, image: Float[Tensor, "batch channel height width"]
@@ -80,10 +81,10 @@ class HalvingBlock(nn.Module):
         wide = 2 * channels
         self.left = separable(channels, wide, stride=2, activation=False)
         self.right = separable(channels, wide, stride=2, activation=False)
-        self.between = nn.PReLU(wide)
+        self.between = PReLU(wide)
         self.merge = separable(wide, wide, activation=False)
         self.shortcut = separable(channels, wide, stride=2, activation=False)
-        self.activation = nn.PReLU(wide)
+        self.activation = PReLU(wide)
 
     def forward(
         self, image: Float[Tensor, "batch channel height width"]

@@ -1,12 +1,14 @@
 """Batch normalisation whose running statistics belong to the whole global batch.
 
 In training a layer normalises by the micro-batch it is given and leaves its running buffers alone.
-`recording` keeps the statistics of the forwards inside it; `apply_statistics` gathers them from all
-ranks once a step and applies their average once. So running statistics depend on the global batch,
-not on how many ranks share it, and every rank holds the same bits.
+`recording` keeps the statistics of a network's forwards inside it; `apply_statistics` gathers them
+from all ranks once a step and applies their average once. So running statistics depend on the
+global batch, not on how many ranks share it, and every rank holds the same bits.
 
-A forward that is replayed in backward (`torch.utils.checkpoint`) finds no recording open and so
-records nothing a second time; a forward whose statistics must not count runs outside `recording`.
+A layer leaves each forward's statistics in `latest`, whoever looks, so that what torch compiles of
+it is the same in every forward; the recording takes them when the network has returned. A forward
+that is replayed in backward (`torch.utils.checkpoint`) finds no recording open and so is not
+recorded a second time; a forward whose statistics must not count runs outside `recording`.
 """
 
 from collections.abc import Iterator
@@ -16,7 +18,8 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
+
+from trainer.layers.norm_prelu import affine, batch_norm
 
 
 class _BatchNorm(nn.Module):
@@ -46,42 +49,39 @@ class _BatchNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_features))
         self.register_buffer("running_mean", torch.zeros(num_features))
         self.register_buffer("running_var", torch.ones(num_features))
-        self.records: list[Tensor] | None = None
+        self.latest: Tensor | None = None
+        """Mean, then unbiased variance, of the last training forward that was not recorded."""
+        self.recorded = False
 
     def extra_repr(self) -> str:
         """What `print(module)` shows."""
         return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"
 
-    def _normalise(self, image: Tensor) -> Tensor:
+    def _normalise(self, image: Tensor, slope: Tensor | None) -> Tensor:
         if not self.training:
-            return functional.batch_norm(
-                image, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-            )
+            statistics = self.running_mean, self.running_var
+            return affine(image, *statistics, self.weight, self.bias, slope, eps=self.eps)
         if image.numel() == image.shape[1]:
             raise ValueError(
                 "batch normalisation needs more than one value a channel in training, and got one "
                 f"sample of shape {tuple(image.shape[1:])}; use a micro-batch of at least 2 samples"
             )
-        # With momentum 1 torch leaves this forward's mean and unbiased variance in the buffers.
-        # They are passed outside `recording` too: autograd saves them, and checkpointing refuses a
-        # replay that saves another number of tensors.
-        mean, variance = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)
-        normalised = functional.batch_norm(
-            image, mean, variance, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps
-        )
-        if self.records is not None:
-            self.records.append(torch.cat([mean, variance]))
-        return normalised
+        made = batch_norm(image, self.weight, self.bias, slope, eps=self.eps)
+        self.latest = torch.cat([made.mean, made.variance])
+        return made.output
 
 
 class BatchNorm2d(_BatchNorm):
     """`torch.nn.BatchNorm2d` with running statistics of the global batch."""
 
     def forward(
-        self, image: Float[Tensor, "batch channel height width"]
+        self,
+        image: Float[Tensor, "batch channel height width"],
+        *,
+        slope: Float[Tensor, " channel"] | None = None,
     ) -> Float[Tensor, "batch channel height width"]:
-        """Normalise each channel over the micro-batch and its positions."""
-        return self._normalise(image)
+        """Normalise each channel over the micro-batch and its positions; PReLU if given a slope."""
+        return self._normalise(image, slope)
 
 
 class BatchNorm1d(_BatchNorm):
@@ -89,7 +89,7 @@ class BatchNorm1d(_BatchNorm):
 
     def forward(self, vector: Float[Tensor, "batch channel"]) -> Float[Tensor, "batch channel"]:
         """Normalise each channel over the micro-batch."""
-        return self._normalise(vector)
+        return self._normalise(vector, None)
 
 
 class Records:
@@ -97,33 +97,56 @@ class Records:
 
     def __init__(self, layers: dict[str, _BatchNorm]) -> None:
         self.layers = layers
-        self.of: dict[str, list[Tensor]] = {name: [] for name in layers}
+        self.rows: list[Float[Tensor, " statistics"]] = []
+        """Every layer's mean, then its variance, layer after layer; a row for each forward."""
+
+    def take(self) -> None:
+        """Keep the statistics of the forward that has just ended."""
+        latest = []
+        for name, layer in self.layers.items():
+            if layer.latest is None:
+                raise ValueError(
+                    f"layer {name} normalised nothing by its batch in a forward inside "
+                    "`recording`; run the whole network, in training mode"
+                )
+            latest.append(layer.latest)
+            layer.latest = None
+        self.rows.append(torch.cat(latest))
 
     def stack(self, expected: int) -> Float[Tensor, "forwards statistics"]:
-        """One row a forward: every layer's mean, then its variance, layer after layer."""
-        for name, rows in self.of.items():
-            if len(rows) != expected:
-                raise ValueError(
-                    f"layer {name} recorded {len(rows)} forwards for {expected} micro-batches; run "
-                    "each micro-batch once inside `recording`, and any further forward outside it"
-                )
-        return torch.stack([torch.cat(rows) for rows in zip(*self.of.values(), strict=True)])
+        """One row a forward."""
+        if len(self.rows) != expected:
+            raise ValueError(
+                f"{len(self.rows)} forwards were recorded for {expected} micro-batches; run each "
+                "micro-batch once inside `recording`, and any further forward outside it"
+            )
+        return torch.stack(self.rows)
 
 
 @contextmanager
 def recording(module: nn.Module) -> Iterator[Records]:
-    """Keep the batch statistics of every training forward of `module` until the block ends."""
+    """Keep the batch statistics of every training forward of `module` until the block ends.
+
+    Those of calls of `module` itself; a part of it that is called alone is not recorded.
+    """
     layers = {name: m for name, m in module.named_modules() if isinstance(m, _BatchNorm)}
-    if any(layer.records is not None for layer in layers.values()):
+    if any(layer.recorded for layer in layers.values()):
         raise ValueError("a recording of this module is open already; close it first")
     records = Records(layers)
-    for name, layer in layers.items():
-        layer.records = records.of[name]
+    for layer in layers.values():
+        layer.latest, layer.recorded = None, True
+
+    def take(_module: nn.Module, _images: object, _output: object) -> None:
+        if layers:
+            records.take()
+
+    handle = module.register_forward_hook(take)
     try:
         yield records
     finally:
+        handle.remove()
         for layer in layers.values():
-            layer.records = None
+            layer.recorded = False
 
 
 @torch.no_grad()

@@ -2,12 +2,32 @@
 
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from trainer.layers.batch_norm import BatchNorm2d
+from trainer.layers.norm_prelu import prelu
+from trainer.layers.prelu import PReLU
 
 Activation = Literal["prelu", "relu", "relu6"]
+
+
+class ConvNorm(nn.Sequential):
+    """A convolution, BatchNorm, and maybe an activation; PReLU is done together with BatchNorm."""
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, image: Float[Tensor, "batch channel height width"]
+    ) -> Float[Tensor, "batch out h w"]:
+        """Layer after layer."""
+        convolution, norm, *activation = self
+        if not (activation and isinstance(activation[0], PReLU)):
+            return super().forward(image)
+        output, slope = convolution(image), activation[0].weight
+        if isinstance(norm, BatchNorm2d):
+            return norm(output, slope=slope)
+        # Folded into the convolution: its output is nobody else's.
+        return prelu(norm(output), slope, in_place=not torch.is_grad_enabled())
 
 
 def conv_norm(
@@ -20,7 +40,7 @@ def conv_norm(
     groups: int = 1,
     eps: float = 1e-5,
     activation: Activation | None = "prelu",
-) -> nn.Sequential:
+) -> ConvNorm:
     """Convolution without bias, BatchNorm, and an activation; PReLU has one slope a channel."""
     layers: list[nn.Module] = [
         nn.Conv2d(
@@ -30,19 +50,19 @@ def conv_norm(
     ]
     match activation:
         case "prelu":
-            layers.append(nn.PReLU(outputs))
+            layers.append(PReLU(outputs))
         case "relu":
             layers.append(nn.ReLU())
         case "relu6":
             layers.append(nn.ReLU6())
         case None:
             pass
-    return nn.Sequential(*layers)
+    return ConvNorm(*layers)
 
 
 def depthwise(
     channels: int, *, stride: int = 1, activation: Activation | None = "prelu"
-) -> nn.Sequential:
+) -> ConvNorm:
     """A 3x3 convolution of each channel by itself, with `conv_norm`'s company."""
     return conv_norm(
         channels, channels, 3, stride=stride, padding=1, groups=channels, activation=activation

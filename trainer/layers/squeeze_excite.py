@@ -3,6 +3,8 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from trainer.layers.prelu import PReLU
+
 
 class SqueezeExcite(nn.Module):
     """Scale each channel by a number in (0, 1) that depends on the means of all channels."""
@@ -12,7 +14,7 @@ class SqueezeExcite(nn.Module):
         self.gate = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),
             nn.Conv2d(channels, channels // ratio, 1),
-            nn.PReLU(channels // ratio),
+            PReLU(channels // ratio),
             nn.Conv2d(channels // ratio, channels, 1),
             nn.Sigmoid(),
         )
