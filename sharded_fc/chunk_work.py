@@ -6,7 +6,7 @@ Nothing here communicates, and nothing waits for an accelerator.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -38,6 +38,8 @@ class Visit:
     inverse_norm: Float[Tensor, " rows"]
     kept: int
     """For how many chunks, the first ones, a tile is kept for the second visit."""
+    rows: dict[int, Tensor] = field(default_factory=dict, kw_only=True)
+    """By number of a chunk its rows as an operand, where they are kept too."""
 
 
 class ChunkWork:
@@ -71,6 +73,7 @@ class ChunkWork:
         self._fused = kernels_used == "fused" and self._kernels is not None and sub_centres == 1
         self._operands: Operands | None = None
         self._kept: Tensor | None = None
+        self._kept_rows: Tensor | None = None
         self._kept_for: Visit | None = None
 
     def targets(self, batch: Batch, part: Part, *, step: Int[Tensor, ""]) -> Targets:
@@ -94,7 +97,9 @@ class ChunkWork:
     def _operands_for(self, chunk: int, embedding: Tensor, table: Tensor) -> Operands:
         kept = self._operands
         if kept is None or kept.tile.shape != (chunk, len(embedding)):
-            self._operands = self._kept = None  # freed before the new ones are made
+            self._operands = self._kept = self._kept_rows = (
+                None  # freed before the new ones are made
+            )
             kept = self._operands = Operands(
                 chunk,
                 len(embedding),
@@ -122,6 +127,19 @@ class ChunkWork:
             return self._kept[piece.number, :number]
         return otherwise[:number]
 
+    def _row_room(self, operands: Operands, parts: Sequence[Part], kept: int) -> Tensor | None:
+        """Room for the operands of rows read here and there, in what `kept` tiles leave."""
+        like = operands.place_for(parts[0].table, 1)
+        number = sum(len(part) for part in parts if part.gathered)
+        if like is None or not self.normalised:
+            return None
+        number = min(number, (self.kept_bytes - kept * operands.product.nbytes) // like.nbytes)
+        if number and (self._kept_rows is None or len(self._kept_rows) < number):
+            self._kept_rows = huge_pages.empty(
+                number, like.shape[1], dtype=like.dtype, device=like.device
+            )
+        return None if self._kept_rows is None else self._kept_rows[:number]
+
     def _rows(
         self,
         operands: Operands,
@@ -130,10 +148,16 @@ class ChunkWork:
         inverse: Tensor,
         *,
         step: Int[Tensor, ""],
+        to: Tensor | None = None,
     ) -> Tensor:
-        """Write one over the rows' lengths; return the rows as an operand, before any change."""
+        """Write one over the rows' lengths; return the rows as an operand, before any change.
+
+        They may be in `to`, which is as large as they are.
+        """
         at = piece.start, piece.stop
-        rows = operands.place_for(part.table, len(inverse)) if self.normalised else None
+        rows = to
+        if rows is None and self.normalised:
+            rows = operands.place_for(part.table, len(inverse))
         if rows is None or not part.measure(*at, inverse, shortest=SHORTEST, to=rows):
             rows = self._measure(operands, part.centre(*at, step=step), inverse)
         return rows

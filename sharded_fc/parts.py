@@ -58,6 +58,7 @@ class Whole:
     sub_centres: int
     weight: Weight = field(default_factory=Weight)
     catch_up: None = None
+    gathered: bool = False
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -133,6 +134,8 @@ class Chosen:
         self.table = buffer
         self.rows = rows
         self.catch_up = catch_up
+        self.gathered = buffer.is_cpu and catch_up is None
+        """Whether `measure` may read rows from here and there into one operand."""
         self._classes = classes
         self._own = own
         inside = torch.arange(sub_centres, device=classes.device)

@@ -36,19 +36,25 @@ class ChunkedSoftmax(ChunkWork):
         """Sum exp(logit - shift) over the negatives in `parts`, and what else `tile` measures.
 
         `shift=None` lets it follow each sample's largest logit. With `keep`, the products of as
-        many chunks as fit the budget are kept. Only the first part may have a weight. `step`
-        counts the steps before this one.
+        many chunks as fit the budget are kept, then rows that were read from here and there. Only
+        the first part may have a weight. `step` counts the steps before this one.
         """
         operands = self._operands_for(chunk, batch.embedding, parts[0].table)
         measures = self._measures(batch, shift)
         inverse_norm = batch.embedding.new_ones(sum(map(len, parts)))
         kept = self._room(operands.product, parts) if keep and not self._fused else 0
+        room = self._row_room(operands, parts, kept) if keep else None
         visit = Visit(measures, inverse_norm, kept)
-        self._kept_for = visit if kept else None
+        self._kept_for = visit if keep else None
         for which, part in enumerate(parts):
             for piece in self._pieces(parts, which, rules, chunk):
                 inverse = inverse_norm[piece.place]
-                rows = self._rows(operands, part, piece, inverse, step=step)
+                to = None
+                if room is not None and part.gathered and piece.place.stop <= len(room):
+                    to = room[piece.place]
+                rows = self._rows(operands, part, piece, inverse, step=step, to=to)
+                if rows is to:  # else that was not done in one pass
+                    visit.rows[piece.number] = rows
                 product = self._place(piece, kept, otherwise=operands.product)
                 self._sum(
                     operands,
@@ -80,14 +86,16 @@ class ChunkedSoftmax(ChunkWork):
         """
         operands = self._operands_for(chunk, batch.embedding, parts[0].table)
         weights_of = self._weights(operands, batch, rules, weights, parts)
-        kept = visit.kept if self._kept_for is visit else 0
+        kept, kept_rows = (visit.kept, visit.rows) if self._kept_for is visit else (0, {})
         embedding_gradient = torch.zeros_like(batch.embedding)
         for which, part in enumerate(parts):
             ratios = part.ratios(step.ratios)
             for piece in self._pieces(parts, which, rules, chunk):
                 inverse = visit.inverse_norm[piece.place]
                 opened = part.open(piece.start, piece.stop, step=step.number, skip=step.skip)
-                rows = self._opened_rows(operands, part, piece, inverse)
+                rows = kept_rows.get(piece.number)
+                if rows is None:
+                    rows = self._opened_rows(operands, part, piece, inverse)
                 gradient = operands.operand_gradient[: len(rows)]
                 along = self._gradient(
                     operands,

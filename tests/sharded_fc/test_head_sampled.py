@@ -7,6 +7,7 @@ In float64 both sides differ only in the order of additions; assert_close's floa
 import pytest
 import torch
 
+from sharded_fc import native_code, native_tile
 from sharded_fc.margins import ArcFace, CosFace, CurricularFace, MVSoftmax, PlainSoftmax, UniFace
 from sharded_fc.sampling import Sampling
 from tests.sharded_fc.on_ranks import (
@@ -286,3 +287,42 @@ def test_adamw_can_leave_rows_frozen_but_not_catch_them_up():
 def test_a_rate_that_is_no_share_is_refused(rate):
     with pytest.raises(ValueError, match=r"use a share of the classes in \[0, 1\]"):
         Sampling(rate=rate)
+
+
+@pytest.mark.parametrize("operands", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("quota", ["negatives", "peer"])
+def test_rows_kept_from_the_first_visit_or_read_again_give_the_same_bits(
+    operands, quota, monkeypatch
+):
+    """Chunks of 16 rows, 8 columns, 6 samples: nothing kept, products, those and some rows, all."""
+    reads = []
+    read_again = native_tile.copy_rows
+
+    def count(*arguments, **named):
+        reads.append(read_again(*arguments, **named))
+        return reads[-1]
+
+    monkeypatch.setattr(native_tile, "copy_rows", count)
+    options = {
+        "num_classes": 200,
+        "embedding_dim": 8,
+        "chunk_classes": 16,
+        "margin": CosFace(0.35),
+        "compute_dtype": operands,
+        "sampling": Sampling(rate=0.4, quota=quota),
+    }
+    batches = draw_batches([6], num_classes=200, dim=8, steps=3)
+    products = 6 * 16 * 6 * operands.itemsize
+    found, counts = [], []
+    for kept_bytes in (0, products, products + 50 * 8 * operands.itemsize, 1 << 20):
+        reads.clear()
+        found.append(train({**options, "kept_bytes": kept_bytes}, batches))
+        counts.append(sum(reads))
+    for other in found[1:]:
+        assert all(map(torch.equal, other["loss"], found[0]["loss"]))
+        assert all(map(torch.equal, other["gradient"], found[0]["gradient"]))
+        assert all(
+            torch.equal(other["rows"][name], rows) for name, rows in found[0]["rows"].items()
+        )
+    if native_code.library() is not None:
+        assert counts[0] == counts[1] > counts[2] > counts[3] == 0
