@@ -98,7 +98,9 @@ class _RegionConv(torch.autograd.Function):
         asked = ctx.needs_input_grad
         filters, geometry = Filters(coefficient, table), ctx.geometry
         wanted = (asked[0], asked[1] or asked[2] or _mixes(ctx, guide_weight), asked[3], asked[4])
-        found = native.backward(gradient, image, guide, mask, filters, geometry, wanted=wanted)
+        found = native.backward(
+            gradient, image, guide, guide_weight, mask, filters, geometry, wanted=wanted
+        )
         if found is None and kernels.usable(image.device):
             from trainer.layers.kernels import drconv as triton_kernels
 
@@ -108,11 +110,9 @@ class _RegionConv(torch.autograd.Function):
         if found is None:
             found = plain.backward(gradient, image, guide, mask, filters, geometry, wanted=wanted)
         d_bias = gradient.sum((0, 2, 3)) if asked[5] else None
-        d_guide, d_weight = found.guide, None
-        if guide_weight is not None and d_guide is not None:
-            found, d_weight = _through_guide(found, image, guide_weight)
-            d_guide = None
-        return found.image, d_guide, d_weight, found.coefficient, found.table, d_bias, None, None
+        if guide_weight is not None and found.guide is not None:
+            found = _through_guide(found, image, guide_weight)
+        return *found[:2], found.guide_weight, *found[2:4], d_bias, None, None
 
 
 def _mixes(ctx: Any, guide_weight: Tensor | None) -> bool:
@@ -120,19 +120,16 @@ def _mixes(ctx: Any, guide_weight: Tensor | None) -> bool:
     return guide_weight is not None and ctx.needs_input_grad[0]
 
 
-def _through_guide(
-    found: Gradients, image: Tensor, guide_weight: Tensor
-) -> tuple[Gradients, Tensor]:
-    """Add the guide's own part to the image's gradient; the gradient of its weight."""
+def _through_guide(found: Gradients, image: Tensor, guide_weight: Tensor) -> Gradients:
+    """The same after the 1x1 convolution that made the guide's numbers."""
     assert found.guide is not None
     rows = found.guide.permute(0, 2, 3, 1).flatten(0, 2)
     numbers = image.permute(0, 2, 3, 1).flatten(0, 2)
     d_weight = (rows.T @ numbers).view_as(guide_weight)
-    if found.image is None:
-        return found, d_weight
-    of_image = found.image.permute(0, 2, 3, 1)
-    if of_image.is_contiguous():
-        of_image.view_as(numbers).addmm_(rows, guide_weight.flatten(1))
-    else:
-        of_image += (rows @ guide_weight.flatten(1)).view_as(of_image)
-    return found, d_weight
+    if found.image is not None:
+        of_image = found.image.permute(0, 2, 3, 1)
+        if of_image.is_contiguous():
+            of_image.view_as(numbers).addmm_(rows, guide_weight.flatten(1))
+        else:
+            of_image += (rows @ guide_weight.flatten(1)).view_as(of_image)
+    return found._replace(guide=None, guide_weight=d_weight)

@@ -1,7 +1,7 @@
 """Where DRConv's filters come from: sums of tables whose coefficients an image decides."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer.layers.drconv.geometry import Geometry
+from trainer.layers.drconv.graph import in_graph
 from trainer.layers.drconv.parts import Filters
 
 GeneratorName = Literal["templates", "pooled"]
@@ -41,7 +42,7 @@ class Templates(nn.Module):
     def forward(self, image: Float[Tensor, "batch in height width"]) -> Filters:
         """The filters of each sample and region."""
         number = len(self.templates)
-        means = image.mean((2, 3))
+        means = image.mean((2, 3)) if in_graph() else _Means.apply(image)
         coefficient = self.routing(means).sigmoid().unflatten(1, (self.regions, number))
         return Filters(coefficient[..., None] * (2 / number), self.templates.flatten(3)[None])
 
@@ -80,6 +81,20 @@ class Pooled(nn.Module):
         pooled = functional.adaptive_avg_pool2d(image, self.kernel)
         share = self.hidden(pooled).sigmoid().flatten(2).unflatten(1, (self.regions, self.regions))
         return Filters(functional.pad(share, (0, 0, 1, 0), value=1.0), self.tables)
+
+
+class _Means(torch.autograd.Function):
+    """Channel means, whose gradient is not written out for every pixel before it is added."""
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor) -> Tensor:
+        ctx.size = image.shape
+        return image.mean((2, 3))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        height, width = ctx.size[2:]
+        return (gradient / (height * width))[..., None, None].expand(ctx.size)
 
 
 GENERATORS = {"templates": Templates, "pooled": Pooled}

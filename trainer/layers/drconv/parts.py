@@ -19,9 +19,13 @@ class Filters(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """d loss / d each input; None where nobody asked."""
+    """d loss / d each input; None where nobody asked.
+
+    With `guide_weight`, the image's has the part that came through a guide made by that weight.
+    """
 
     image: Tensor | None
     guide: Tensor | None
     coefficient: Tensor | None
     table: Tensor | None
+    guide_weight: Tensor | None = None

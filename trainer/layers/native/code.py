@@ -5,7 +5,10 @@ from pathlib import Path
 from sharded_fc.native_build import Native
 
 _FOLDER = Path(__file__).parent
-_SOURCES = ("drconv", "drconv_backward", "drconv_filters", "drconv_depthwise", "tvconv")
+_SOURCES = (
+    *("drconv", "drconv_backward", "drconv_scores", "drconv_filters", "drconv_depthwise"),
+    "tvconv",
+)
 _HEADERS = ("vectors", "products", "drconv_parts", "drconv_filters", "drconv_gradients")
 
 LAYERS = Native(

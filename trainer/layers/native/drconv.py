@@ -30,6 +30,7 @@ class _Gradients(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("image", "out", "mask", "coefficient", "table")),
         ("guide", ctypes.c_void_p),
         *((name, ctypes.c_int64) for name in _STRIDES),
+        ("guide_weight", ctypes.c_void_p),
         *((f"d_{name}", ctypes.c_void_p) for name in Gradients._fields),
     )
 
@@ -89,14 +90,19 @@ def backward(
     gradient: Tensor,
     image: Tensor,
     guide: Tensor,
+    guide_weight: Tensor | None,
     mask: Tensor,
     filters: Filters,
     geometry: Geometry,
     *,
     wanted: tuple[bool, bool, bool, bool],
 ) -> Gradients | None:
-    """The gradients that are `wanted` of image, guide, coefficient and table; None if not done."""
-    code = _code(gradient, image, guide, *filters)
+    """The gradients that are `wanted` of image, guide, coefficient and table; None if not done.
+
+    Where regions share tables, the part of a guide made by `guide_weight` is added to the image's,
+    and there is that weight's gradient instead of the guide's.
+    """
+    code = _code(gradient, image, guide, guide_weight, *filters)
     if code is None:
         return None
     image = image.contiguous(memory_format=torch.channels_last)
@@ -104,15 +110,20 @@ def backward(
     guide = _evenly_spaced(guide)
     filters = Filters(*(tensor.contiguous() for tensor in filters))
     described = _layer(image, mask, filters, geometry)
+    empty = torch.empty_like if geometry.pointwise else torch.zeros_like
+    weighed = guide_weight is not None and wanted[1] and len(filters.table) == 1
+    weight = guide_weight.contiguous() if guide_weight is not None and weighed else None
     made = Gradients(
-        torch.zeros_like(image) if wanted[0] else None,
-        torch.empty_strided(guide.shape, guide.stride()) if wanted[1] else None,
+        empty(image) if wanted[0] else None,
+        torch.empty_strided(guide.shape, guide.stride()) if wanted[1] and not weighed else None,
         torch.empty_like(filters.coefficient) if wanted[2] else None,
         torch.empty_like(filters.table) if wanted[3] else None,
+        None if weight is None else torch.empty_like(weight),
     )
     given = _Gradients(
         *(_pointer(tensor) for tensor in (image, gradient, mask, *filters, guide)),
         *_strides(guide),
+        _pointer(weight),
         *(_pointer(tensor) for tensor in made),
     )
     name = "drconv_depthwise_backward" if _depthwise(described) else "drconv_backward"

@@ -2,8 +2,7 @@
 //
 // The image's is the forward pass with the filters turned round. The guide's needs the product of
 // every pixel with every filter (arXiv:2003.12243, eqs. 7 and 8), of which only the sum against the
-// output's gradient is kept: with tables that regions share, one product with each table for all
-// regions.
+// output's gradient is kept; with tables that regions share, drconv_scores.cpp makes it instead.
 
 #pragma GCC optimize("fp-contract=fast")  // a product is added in one rounding where the CPU can
 
@@ -34,58 +33,10 @@ void score(const Layer& layer, const int32_t* places, const float* image, int64_
     });
 }
 
-// The guide's gradient where regions share tables: q of region t is a sum over the tables.
-void guide_from_tables(const Layer& layer, const Gradients& given, const Tables& tables,
-                       const Places& places) {
-    const int64_t most = rows_at_once(layer.outputs), pixels = layer.out_pixels();
-    const int64_t parts = (pixels + most - 1) / most;
-#pragma omp parallel num_threads(layer.threads)
-    {
-        Rows rows(layer.outputs, most);
-        std::unique_ptr<float[]> sums(new float[most * layer.terms * LANES]);
-        std::vector<float> of_table(layer.terms), q(layer.regions);
-#pragma omp for schedule(dynamic)
-        for (int64_t item = 0; item < layer.batch * parts; ++item) {
-            const int64_t b = item / parts, first = item % parts * most;
-            const int64_t count = std::min(most, pixels - first);
-            std::fill_n(sums.get(), count * layer.terms * LANES, 0.0f);
-            for (int64_t group = 0; group < layer.groups; ++group) {
-                const float* out = given.out + (b * pixels + first) * layer.out_channels() +
-                                   group * layer.outputs;
-                for (int64_t i = 0; i < count; ++i)
-                    rows.put(i, 0, out + i * layer.out_channels(), layer.outputs);
-                const float* image =
-                    given.image + b * layer.in_pixels() * layer.in_channels() + group * layer.inputs;
-                for (int64_t tap = 0; tap < layer.taps(); ++tap)
-                    for (int64_t block = 0; block < tables.in_blocks(); ++block)
-                        for (int64_t j = 0; j < layer.terms; ++j)
-                            score(layer, places.of(tap), image, block, first, count, rows,
-                                  tables.backward(0, group, tap, block, j),
-                                  [&](int64_t row, Vector value) {
-                                      float* to = &sums[(row * layer.terms + j) * LANES];
-                                      store(to, load(to) + value);
-                                  });
-            }
-            for (int64_t i = 0; i < count; ++i) {
-                for (int64_t j = 0; j < layer.terms; ++j)
-                    of_table[j] = sum(load(&sums[(i * layer.terms + j) * LANES]));
-                for (int64_t t = 0; t < layer.regions; ++t) {
-                    const float* factor = given.coefficient + (b * layer.regions + t) * layer.terms;
-                    q[t] = 0;
-                    for (int64_t j = 0; j < layer.terms; ++j) q[t] += factor[j] * of_table[j];
-                }
-                through_softmax(layer, given, b, first + i, q.data());
-            }
-        }
-    }
-}
-
-// The image's gradient; and, where each region has its own tables, the guide's from the same
-// filters.
-void image_gradient(const Layer& layer, const Gradients& given, const Tables& tables,
-                    const Places& places) {
-    const bool guides = layer.own && given.d_guide;
-    if (!given.d_image && !guides) return;
+// The image's gradient; and, if asked, the guide's from the same filters.
+void image_gradient(const Layer& layer, const Gradients& given, bool guides) {
+    const Tables tables(layer, given.table, false, true);
+    const Places places(layer);
     Regions regions(layer, pixels_of_band(layer));
     regions.sort_all(given.mask);
     const int64_t blocks = tables.in_blocks(), pixels = layer.out_pixels();
@@ -151,7 +102,8 @@ void image_gradient(const Layer& layer, const Gradients& given, const Tables& ta
                     gradient(b, group, first, std::min(first + together, blocks), tap);
             }
             for (int64_t u = 0; guides && u < pixels; ++u)
-                through_softmax(layer, given, b, u, &q[u * layer.regions]);
+                through_softmax(layer, given, b, u, &q[u * layer.regions],
+                                given.d_guide + given.guide_at(b, u), given.guide_region);
         }
     }
 }
@@ -159,11 +111,11 @@ void image_gradient(const Layer& layer, const Gradients& given, const Tables& ta
 }  // namespace
 
 extern "C" void drconv_backward(const Layer* layer, const Gradients* given) {
-    if (given->d_image || given->d_guide) {
-        const Tables tables(*layer, given->table, false, true);
-        const Places places(*layer);
-        image_gradient(*layer, *given, tables, places);
-        if (given->d_guide && !layer->own) guide_from_tables(*layer, *given, tables, places);
-    }
-    if (given->d_coefficient || given->d_table) drconv_filter_gradients(*layer, *given);
+    const bool scored = given->guides() && !layer->own && layer->coefficient_taps == 1;
+    if (scored) drconv_scores(*layer, *given);
+    const bool image = given->d_image && !(scored && layer->taps() == 1);
+    const bool guide = given->d_guide && !scored;
+    if (image || guide) image_gradient(*layer, *given, guide);
+    const bool coefficients = given->d_coefficient && !scored;
+    if (coefficients || given->d_table) drconv_filter_gradients(*layer, *given, coefficients);
 }

@@ -178,7 +178,8 @@ private:
                     q_[t] += factors[t * layer_.factors() + j] * by_table_[j];
             }
         }
-        through_softmax(layer_, given_, b, u, q_.data());
+        through_softmax(layer_, given_, b, u, q_.data(), given_.d_guide + given_.guide_at(b, u),
+                        given_.guide_region);
     }
     void products(int64_t u, const float* image, const float* with, int64_t between, bool taps,
                   int64_t number, std::vector<float>& sums) {

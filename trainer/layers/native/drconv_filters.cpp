@@ -7,22 +7,25 @@
 
 namespace {
 
-constexpr int64_t CHUNK = 64;  // input channels of a filter's gradient made at a time
-constexpr int STRIP = 8;       // of them, in registers
+constexpr int64_t CHUNK = 64;   // input channels of a filter's gradient made at a time
+constexpr int64_t PITCH = (CHUNK + 1) * COLUMNS;  // between gradients of two regions' filters
+constexpr int64_t PIXELS = 64;  // whose numbers are put near each other at a time
+constexpr int64_t AHEAD = 8;    // pixels after which numbers asked for are there
 
-// A filter's gradient for some rows of inputs: to[i] = sum over pixels of their i-th number times
-// the output's gradient.
+// A filter's gradient for some inputs: to[i] (+)= sum over pixels of their i-th number times the
+// output's gradient.
 template <int SIZE>
-void outer(const std::vector<const float*>& image, const std::vector<const float*>& out, int64_t i,
-           float* to) {
+void outer(const float* numbers, const float* columns, int64_t pixels, float* to, bool more) {
     Pair sum[SIZE] = {};
-    for (size_t n = 0; n < image.size(); ++n) {
-        const Pair column = Pair::of(out[n]);
-        const float* number = image[n] + i;
-#pragma GCC unroll 8
-        for (int r = 0; r < SIZE; ++r) sum[r].add(number[r], column);
+    if (more)
+#pragma GCC unroll 16
+        for (int r = 0; r < SIZE; ++r) sum[r] = Pair::of(to + r * COLUMNS);
+    for (int64_t n = 0; n < pixels; ++n, numbers += CHUNK, columns += COLUMNS) {
+        const Pair column = Pair::of(columns);
+#pragma GCC unroll 16
+        for (int r = 0; r < SIZE; ++r) sum[r].add(numbers[r], column);
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int r = 0; r < SIZE; ++r) sum[r].write(to + r * COLUMNS);
 }
 
@@ -30,8 +33,9 @@ void outer(const std::vector<const float*>& image, const std::vector<const float
 class FilterGradient {
 public:
     FilterGradient(const Layer& layer, const Gradients& given, const Tables& tables,
-                   const Places& places)
+                   const Places& places, bool coefficients)
         : layer_(layer), given_(given), tables_(tables), places_(places),
+          coefficients_(coefficients),
           regions_(layer, layer.out_pixels()),
           chunks_((layer.inputs + CHUNK - 1) / CHUNK),
           items_(layer.groups * tables.out_blocks() * chunks_),
@@ -45,55 +49,62 @@ public:
     void run() {
 #pragma omp parallel num_threads(layer_.threads)
         {
-            std::unique_ptr<float[]> filters(new float[layer_.regions * CHUNK * COLUMNS]);
-            std::unique_ptr<float[]> out(new float[layer_.out_pixels() * COLUMNS]);
+            std::unique_ptr<float[]> filters(new float[layer_.regions * PITCH]);
 #pragma omp for schedule(dynamic)
             for (int64_t work = 0; work < lots_ * items_; ++work) {
                 const int64_t lot = work / items_, item = work % items_;
                 for (int64_t b = layer_.batch * lot / lots_; b < layer_.batch * (lot + 1) / lots_;
                      ++b)
-                    sample(b, item, lot, filters.get(), out.get());
+                    sample(b, item, lot, filters.get());
             }
         }
-        if (given_.d_coefficient) add_factors();
+        if (coefficients_) add_factors();
         if (given_.d_table) add_tables();
     }
 
 private:
     int64_t of_sample() const { return layer_.regions * layer_.factors(); }
 
-    void sample(int64_t b, int64_t item, int64_t lot, float* filters, float* out) {
+    void sample(int64_t b, int64_t item, int64_t lot, float* filters) {
         const int64_t chunk = item % chunks_, block = item / chunks_ % tables_.out_blocks();
         const int64_t group = item / chunks_ / tables_.out_blocks(), start = chunk * CHUNK;
         const int64_t rows = std::min(CHUNK, layer_.inputs - start), piece = rows * COLUMNS;
-        const int64_t pixels = layer_.out_pixels(), column = block * COLUMNS;
-        const Band band = regions_.of(b, 0);
-        const float* gradient = given_.out + b * pixels * layer_.out_channels() +
-                                group * layer_.outputs + column;
-        for (int64_t i = 0; i < pixels; ++i)
-            Pair::some(gradient + band.pixels[i] * layer_.out_channels(), layer_.outputs - column)
-                .write(out + i * COLUMNS);
+        const int64_t column = block * COLUMNS, left = layer_.outputs - column;
+        const float* out = given_.out + b * layer_.out_pixels() * layer_.out_channels() +
+                           group * layer_.outputs + column;
         const float* image = given_.image + b * layer_.in_pixels() * layer_.in_channels() +
                              group * layer_.inputs + start;
-        std::vector<const float*> numbers, columns, left, right;
+        const Band band = regions_.of(b, 0);
+        float numbers[PIXELS * CHUNK], columns[PIXELS * COLUMNS];
+        std::vector<int64_t> used;
         for (int64_t tap = 0; tap < layer_.taps(); ++tap) {
-            std::vector<int64_t> used;
+            used.clear();
             for (int64_t t = 0; t < layer_.regions; ++t) {
-                numbers.clear();
-                columns.clear();
+                float* to = filters + int64_t(used.size()) * PITCH;
+                int64_t near = 0, done = 0;
+                const auto add = [&] {
+                    for_each_tile(rows, [&](auto size, int64_t i) {
+                        outer<size>(numbers + i, columns, near, to + i * COLUMNS, done > 0);
+                    });
+                    done += near;
+                    near = 0;
+                };
                 for (int64_t i = band.starts[t]; i < band.starts[t + 1]; ++i) {
                     const int64_t at = places_.of(tap)[band.pixels[i]];
                     if (at < 0) continue;
-                    numbers.push_back(image + at * layer_.in_channels());
-                    columns.push_back(out + i * COLUMNS);
+                    if (i + AHEAD < band.starts[layer_.regions]) {
+                        const int64_t next = band.pixels[i + AHEAD];
+                        const int64_t seen = std::max(places_.of(tap)[next], 0);
+                        fetch<0>(out + next * layer_.out_channels(), COLUMNS);
+                        fetch<0>(image + seen * layer_.in_channels(), rows);
+                    }
+                    copy(image + at * layer_.in_channels(), rows, numbers + near * CHUNK);
+                    Pair::some(out + band.pixels[i] * layer_.out_channels(), left)
+                        .write(columns + near * COLUMNS);
+                    if (++near == PIXELS) add();
                 }
-                if (numbers.empty()) continue;
-                float* to = filters + int64_t(used.size()) * piece;
-                used.push_back(t);
-                for (int64_t i = 0; i < rows; i += STRIP)
-                    with_size<STRIP>(std::min<int64_t>(STRIP, rows - i), [&](auto size) {
-                        outer<size>(numbers, columns, i, to + i * COLUMNS);
-                    });
+                if (near > 0) add();
+                if (done > 0) used.push_back(t);
             }
             spread(b, item, lot, tap, used, filters, piece,
                    tables_.place(0, group, block, 0) +
@@ -104,13 +115,13 @@ private:
     // Adds what the filters' gradients of one sample and tap mean for its factors and the tables.
     void spread(int64_t b, int64_t item, int64_t lot, int64_t tap, const std::vector<int64_t>& used,
                 const float* filters, int64_t piece, int64_t place) {
-        const int64_t table = layer_.table_taps * layer_.inputs * COLUMNS;
+        const int64_t table = tables_.between();
         const int64_t between = tables_.place(1, 0, 0, 0), own = layer_.own ? between : 0;
         const int64_t offset = layer_.coefficient_taps == 1 ? 0 : tap;
         const float* factor = given_.coefficient + b * of_sample() + offset;
         float* d_factor = &factors_[(item * layer_.batch + b) * of_sample() + offset];
-        for (size_t i = 0; given_.d_coefficient && i < used.size(); ++i) {
-            const std::vector<const float*> left{filters + int64_t(i) * piece};
+        for (size_t i = 0; coefficients_ && i < used.size(); ++i) {
+            const std::vector<const float*> left{filters + int64_t(i) * PITCH};
             std::vector<const float*> right;
             for (int64_t j = 0; j < layer_.terms; ++j)
                 right.push_back(tables_.forward(0, 0, 0, 0) + place + used[i] * own + j * table);
@@ -134,7 +145,7 @@ private:
                     factors[r] = &turned[(j + r) * sources];
                     targets[r] = to + (j + r) * table;
                 }
-                add_up(together, filters + i * piece, piece, sources, factors, 1, targets, piece,
+                add_up(together, filters + i * PITCH, PITCH, sources, factors, 1, targets, piece,
                        true);
             }
         }
@@ -172,6 +183,7 @@ private:
     const Gradients& given_;
     const Tables& tables_;
     const Places& places_;
+    bool coefficients_;
     Regions regions_;
     int64_t chunks_, items_, lots_, size_;
     std::vector<float> factors_, tables_gradient_;
@@ -179,8 +191,8 @@ private:
 
 }  // namespace
 
-void drconv_filter_gradients(const Layer& layer, const Gradients& given) {
+void drconv_filter_gradients(const Layer& layer, const Gradients& given, bool coefficients) {
     const Tables tables(layer, given.table, true, false);
     const Places places(layer);
-    FilterGradient(layer, given, tables, places).run();
+    FilterGradient(layer, given, tables, places, coefficients).run();
 }

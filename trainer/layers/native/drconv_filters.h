@@ -10,15 +10,16 @@ constexpr int64_t BANK_BYTES = 512 << 10;  // of filters in a core's cache
 
 // The tables, [own, terms, groups * outputs, inputs, taps], as panels for products with the input's
 // numbers and, for gradients, with the output's; short blocks of columns are filled up with zeros.
+// A panel's worth of numbers lies between tables, so that equal places of all have room in a cache.
 class Tables {
 public:
     Tables(const Layer& layer, const float* table, bool forward, bool backward)
         : layer_(layer), depth_(layer.table_taps * layer.inputs) {
         const int64_t all = layer.tables() * layer.groups * layer.terms;
-        if (forward) forward_.reset(new float[all * out_blocks() * depth_ * COLUMNS]);
+        if (forward) forward_.reset(new float[all * out_blocks() * between()]);
         if (backward)
             backward_.reset(
-                new float[all * layer.table_taps * in_blocks() * layer.outputs * COLUMNS]);
+                new float[all * layer.table_taps * in_blocks() * between_backward()]);
 #pragma omp parallel for schedule(static) num_threads(layer.threads)
         for (int64_t item = 0; item < all; ++item) {
             const int64_t own = item / layer.groups / layer.terms;
@@ -32,10 +33,12 @@ public:
 
     int64_t out_blocks() const { return blocks_of(layer_.outputs); }
     int64_t in_blocks() const { return blocks_of(layer_.inputs); }
+    int64_t between() const { return (depth_ + 1) * COLUMNS; }
+    int64_t between_backward() const { return (layer_.outputs + 1) * COLUMNS; }
     // [terms, table taps, inputs, COLUMNS] of a block of output channels.
     int64_t place(int64_t own, int64_t group, int64_t block, int64_t term) const {
         return (((own * layer_.groups + group) * out_blocks() + block) * layer_.terms + term) *
-               depth_ * COLUMNS;
+               between();
     }
     float* forward(int64_t own, int64_t group, int64_t block, int64_t term) const {
         return forward_.get() + place(own, group, block, term);
@@ -45,7 +48,7 @@ public:
         tap = layer_.table_taps == 1 ? 0 : tap;
         const int64_t index =
             ((own * layer_.groups + group) * layer_.table_taps + tap) * in_blocks() + block;
-        return backward_.get() + (index * layer_.terms + term) * layer_.outputs * COLUMNS;
+        return backward_.get() + (index * layer_.terms + term) * between_backward();
     }
 
 private:
@@ -84,7 +87,7 @@ private:
 class Bank {
 public:
     Bank(const Layer& layer, const Tables& tables, int64_t depth, int64_t blocks)
-        : layer_(layer), tables_(tables), panel_(depth * COLUMNS),
+        : layer_(layer), tables_(tables), panel_((depth + 1) * COLUMNS),
           filters_(new float[layer.regions * blocks * panel_]) {}
 
     static int64_t blocks_at_once(const Layer& layer, int64_t depth, int64_t blocks) {
@@ -106,7 +109,7 @@ public:
         for (int64_t block = first_block; block < last_block; ++block)
             for (int64_t tap = 0; tap < (whole ? 1 : taps); ++tap) {
                 const int64_t offset = layer_.table_taps == 1 ? 0 : tap * piece;
-                fill(tap, layer_.table_taps * piece, whole ? taps * piece : piece,
+                fill(tap, tables_.between(), whole ? taps * piece : piece,
                      [&](int64_t own) { return tables_.forward(own, group, block, 0) + offset; },
                      [&](int64_t t) { return at(t, block - first_block) + tap * piece; });
             }
@@ -115,7 +118,7 @@ public:
     void make_backward(int64_t group, int64_t tap, int64_t first_block, int64_t last_block) {
         need([](int64_t) { return true; });
         for (int64_t block = first_block; block < last_block; ++block)
-            fill(tap, panel_, panel_,
+            fill(tap, tables_.between_backward(), layer_.outputs * COLUMNS,
                  [&](int64_t own) { return tables_.backward(own, group, tap, block, 0); },
                  [&](int64_t t) { return at(t, block - first_block); });
     }

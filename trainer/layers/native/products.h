@@ -83,15 +83,17 @@ inline void for_each_tile(int64_t count, Work work) {
     }
 }
 
-// to[r] (+)= sum over j < terms of factors[r][j * step] * from[j * between], each of `count`.
+// to[r] (+)= sum over j < terms of factors[r][j * step] * from[j * between], each of `count`. A
+// function of its own: within another, GCC 12 keeps the sums in memory.
 template <int R>
-inline void add_up_of(const float* from, int64_t between, int64_t terms,
-                      const float* const* factors, int64_t step, float* const* to, int64_t count,
-                      bool more) {
+__attribute__((noinline)) void add_up_of(const float* from, int64_t between, int64_t terms,
+                                         const float* const* factors, int64_t step,
+                                         float* const* to, int64_t count, bool more) {
     for (int64_t p = 0; p < count; p += COLUMNS) {
-        Pair sum[R];
+        Pair sum[R] = {};
+        if (more)
 #pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) sum[r] = more ? Pair::of(to[r] + p) : Pair{};
+            for (int r = 0; r < R; ++r) sum[r] = Pair::of(to[r] + p);
         for (int64_t j = 0; j < terms; ++j) {
             const Pair term = Pair::of(from + j * between + p);
 #pragma GCC unroll 8

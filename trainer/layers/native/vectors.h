@@ -22,6 +22,7 @@ constexpr int LANES = 4;
 
 // Numbers anywhere in memory, LANES of them at a time.
 typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t Bits __attribute__((vector_size(4 * LANES)));
 
 inline Vector load(const float* from) { return *reinterpret_cast<const Vector*>(from); }
 inline void store(float* to, Vector value) { *reinterpret_cast<Vector*>(to) = value; }
@@ -53,12 +54,15 @@ inline void store_some(float* to, Vector value, int64_t count) {
 }
 
 // The right half onto the left, until one number is left.
+template <int HALF = LANES / 2>
 inline float sum(Vector value) {
-    float lanes[LANES];
-    store(lanes, value);
-    for (int half = LANES / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; ++i) lanes[i] += lanes[half + i];
-    return lanes[0];
+    if constexpr (HALF == 0) {
+        return value[0];
+    } else {
+        Bits right;
+        for (int i = 0; i < LANES; ++i) right[i] = (i + HALF) % LANES;
+        return sum<HALF / 2>(value + __builtin_shuffle(value, right));
+    }
 }
 
 }  // namespace

@@ -84,6 +84,7 @@ CASES = {
     ),
     "guide made inside": replace(POINTWISE, height=17, width=19, fused=True),
     "guide made inside, groups": Case(inputs=12, outputs=10, groups=2, regions=11, fused=True),
+    "guide made inside, wide": Case(inputs=150, outputs=70, regions=9, terms=8, fused=True),
     "guide made inside, own tables": Case(inputs=12, own=True, terms=5, fused=True),
 }
 

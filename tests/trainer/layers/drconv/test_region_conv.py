@@ -99,7 +99,10 @@ def test_compiled_code_and_torch_choose_the_same_and_agree(compiled, monkeypatch
         assert (found[what] - plain_found[what]).abs().max() < CLOSE * scale, what
 
 
-@pytest.mark.parametrize("name", ["pointwise", "strided groups", "depthwise", "own tables, 3x3"])
+@pytest.mark.parametrize(
+    "name",
+    ["pointwise", "strided groups", "depthwise", "own tables, 3x3", "guide made inside"],
+)
 def test_bits_do_not_depend_on_threads(compiled, name):
     case = CASES[name]
     given = case.inputs_of(torch.float32)
@@ -170,4 +173,7 @@ def test_what_nobody_asks_for_is_not_computed_and_the_rest_is_the_same(compiled)
             geometry=case.geometry,
         )
         (found,) = torch.autograd.grad(out, inputs[alone], given["gradient"])
-        assert torch.equal(found, every[alone]), alone
+        if alone == "coefficient":  # a sum over scores only where the guide needs these
+            assert worst(found, every[alone]) < CLOSE
+        else:
+            assert torch.equal(found, every[alone]), alone
