@@ -1,8 +1,13 @@
-"""What is done to any backbone's forward: the layout of images, and a replay in backward."""
+"""What is done to any backbone's forward: layout of images, inference, a replay in backward."""
+
+from collections.abc import Callable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from trainer.layers.folding import fold_batch_norm
 
 
 def channels_last(image: Tensor) -> Tensor:
@@ -11,6 +16,15 @@ def channels_last(image: Tensor) -> Tensor:
     Of the images alone: it spreads to the activations, while DeepSpeed wants contiguous weights.
     """
     return image.contiguous(memory_format=torch.channels_last)
+
+
+def inference(
+    network: nn.Module,
+) -> Callable[[Float[Tensor, "batch 3 height width"]], Float[Tensor, "batch embedding"]]:
+    """The evaluation forward, without gradient; BatchNorm is folded, so nothing trains it again."""
+    network.eval().requires_grad_(requires_grad=False)
+    fold_batch_norm(network)
+    return lambda image: network(channels_last(image))
 
 
 class Recomputed(nn.Module):

@@ -12,10 +12,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer.export.positions import MatrixForm, TapsForm, position_form
-from trainer.export.regions import PooledForm, TemplatesForm, region_form
-from trainer.layers.batch_norm import BatchNorm1d, BatchNorm2d
+from trainer.export.positions import position_form
+from trainer.export.regions import region_form
 from trainer.layers.drconv import DRConv2d
+from trainer.layers.folding import fold_batch_norm
 from trainer.layers.tvconv import TVConv2d
 
 FORMS: Mapping[type[nn.Module], Callable[..., nn.Module]] = {
@@ -59,39 +59,3 @@ def with_forms(network: nn.Module) -> nn.Module:
     for name, child in network.named_children():
         setattr(network, name, with_forms(child))
     return network
-
-
-def fold_batch_norm(network: nn.Module) -> None:
-    """Have each layer do what the BatchNorm right after it did, in place, computed in float64."""
-    for part in network.modules():
-        if not isinstance(part, nn.Sequential):
-            continue
-        for place in range(1, len(part)):
-            norm = part[place]
-            if isinstance(norm, BatchNorm1d | BatchNorm2d) and _scales(part[place - 1]):
-                scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-                shift = norm.bias.double() - norm.running_mean.double() * scale
-                scale_outputs(part[place - 1], scale, shift)
-                part[place] = nn.Identity()
-
-
-def scale_outputs(
-    layer: nn.Module, scale: Float[Tensor, " out"], shift: Float[Tensor, " out"]
-) -> None:
-    """Have a layer's output channels times `scale` plus `shift` from now on."""
-    if isinstance(layer, TemplatesForm | PooledForm | MatrixForm | TapsForm):
-        layer.scale_outputs(scale, shift)
-        return
-    assert isinstance(layer, nn.Conv2d | nn.Linear)
-    weight, bias = layer.weight, 0.0 if layer.bias is None else layer.bias.double()
-    by_output = scale.view(-1, *[1] * (weight.ndim - 1))
-    folded = (weight.double() * by_output).to(weight.dtype)
-    moved = (bias * scale + shift).to(weight.dtype)
-    layer.weight = nn.Parameter(folded, requires_grad=False)
-    layer.bias = nn.Parameter(moved, requires_grad=False)
-
-
-def _scales(layer: nn.Module) -> bool:
-    return isinstance(
-        layer, nn.Conv2d | nn.Linear | TemplatesForm | PooledForm | MatrixForm | TapsForm
-    )
