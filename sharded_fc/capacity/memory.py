@@ -19,12 +19,12 @@ class HeadBytes:
     """What a rank holds.
 
     `counts` are an image count a row and, where rows are caught up, a step number. `buffers` are a
-    chunk's operands, products and gradients, and rows that were gathered; `kept` the products kept
-    from the first visit for the second. These and the rows' lengths are exact; `lists`, in which
-    near classes are found, to a place a list. Rows `outside` the
-    device take two steps' rows here: one in use, one being read. `exchange` is what
-    is of the batch's size at the busiest moment: embeddings as sent, as received and in order, or
-    own classes' rows, or gradients.
+    chunk's operands, products and gradients, and rows that were gathered; `kept` the products and
+    gathered rows kept from the first visit for the second. These and the rows' lengths are exact;
+    `lists`, in which near classes are found, to a place a list. Rows `outside` the device take two
+    steps' rows here: one in use, one being read. `exchange` is what is of the batch's size at the
+    busiest moment: embeddings as sent, as received and in order, or own classes' rows, or
+    gradients.
     """
 
     centres: int
@@ -55,7 +55,7 @@ def head_bytes(shape: HeadShape) -> HeadBytes:
         counts=rows * counters,
         lengths=visited * shape.working.itemsize,
         buffers=operand_bytes(shape) + _gathered_bytes(shape),
-        kept=shape.kept_chunks * shape.chunk * shape.batch * shape.product.itemsize,
+        kept=shape.kept_chunks * shape.tile_bytes + shape.kept_rows * shape.operand_row_bytes,
         exchange=_exchange_bytes(shape),
         lists=_list_bytes(shape),
     )

@@ -1,5 +1,6 @@
 """A head as numbers: how large it is, in which dtypes, over how many ranks."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -139,7 +140,7 @@ class HeadShape:
 
     @property
     def kept_bytes(self) -> int:
-        """The most that products kept between the visits may take."""
+        """The most that products and rows kept between the visits may take."""
         on_device = 0 if self.outside else self.own_rows * self.row_bytes
         return max(KEPT_BYTES, on_device // KEPT_SHARE)
 
@@ -219,5 +220,25 @@ class HeadShape:
     @property
     def kept_chunks(self) -> int:
         """Chunks whose products are kept from the first visit for the second."""
-        room = self.kept_bytes // (self.chunk * self.batch * self.product.itemsize)
-        return min(room, self.num_chunks)
+        return min(self.kept_bytes // self.tile_bytes, self.num_chunks)
+
+    @property
+    def tile_bytes(self) -> int:
+        """Bytes of a chunk's products."""
+        return self.chunk * self.batch * self.product.itemsize
+
+    @property
+    def kept_rows(self) -> int:
+        """Rows that lie here and there and are kept as operands: `ChunkWork`'s rule."""
+        sampling = self.sampling
+        if sampling is None or sampling.untouched == "caught_up" or not self.on_cpu:
+            return 0
+        if self.compute == torch.float16 or not self.normalised:
+            return 0
+        left = self.kept_bytes - self.kept_chunks * self.tile_bytes
+        return min(math.ceil(sum(self.parts)), left // self.operand_row_bytes)
+
+    @property
+    def operand_row_bytes(self) -> int:
+        """Bytes of a row as an operand."""
+        return self.width * self.compute.itemsize

@@ -131,11 +131,13 @@ def test_buffers_are_the_bytes_of_a_chunks_tensors(name: str):
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_kept_products_are_those_of_the_budget(name: str):
+def test_kept_products_and_rows_are_those_of_the_budget(name: str):
     shape = SHAPES[name]
-    kept = made(shape)._problem.softmax._kept
-    assert kept is not None
-    assert head_bytes(shape).kept == kept.nbytes
+    softmax = made(shape)._problem.softmax
+    assert softmax._kept is not None
+    rows = 0 if softmax._kept_rows is None else softmax._kept_rows.nbytes
+    assert (rows > 0) == (shape.sampling is not None and shape.sampling.untouched == "frozen")
+    assert head_bytes(shape).kept == softmax._kept.nbytes + rows
 
 
 def test_a_head_too_large_for_the_budget_keeps_whole_chunks_below_it():
