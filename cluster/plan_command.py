@@ -110,10 +110,11 @@ def _calibrated(
     from trainer.planning.calibrate import calibrate, load, setups_for
 
     run = request.run_of(file, changes, ranks=gpus, on_cpu=True)
+    before = kept.earlier(path)
     busy = f", but its load is {load():.1f}" if load() > BUSY else ""
     sys.stderr.write(f"measuring this machine; it should have nothing else to do{busy}\n")
     machine = calibrate(run, setups_for(run, chosen=file is not None or gpus is not None))
-    if path.exists():
-        machine = kept.merged(machine, kept.load(path))
+    if before is not None:
+        machine = kept.merged(machine, before)
     kept.save(machine, path)
     return machine

@@ -36,16 +36,42 @@ from trainer.planning.plan import make_plan
 from trainer.planning.probes import head_step, pool_step
 from trainer.planning.ranks import on_ranks
 from trainer.planning.seconds import head_seconds, pool_seconds
+from trainer.planning.yardstick import Yardstick, measure_yardstick
 from trainer.topology import Topology
 
-LEAST_S, LEAST_CALLS = 3.0, 7
+LEAST_S, LEAST_CALLS = 1.5, 4  # of a visit
+RUN_STEPS = 32
 
 
-class Figures(NamedTuple):
-    """Seconds of a step, and the bytes that a head adds to a rank; None for whole runs."""
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """Seconds of a step, and the bytes that a head adds to a rank; None for whole runs.
+
+    `moved_share` of the seconds go with the speed of memory, the rest with that of arithmetic;
+    `yardstick` is the calibration's reading for these ranks.
+    """
 
     seconds: float
     head_bytes: int | None
+    moved_share: float
+    yardstick: Yardstick
+
+
+class Visit(NamedTuple):
+    """What was measured in one go, between two readings of the yardstick."""
+
+    seconds: float
+    head_bytes: int | None
+    before: Yardstick
+    after: Yardstick
+
+    def drift(self, then: Prediction) -> float:
+        """How much longer the prediction would be at this visit's speed of the machine."""
+        readings = (self.before, self.after)
+        share = then.moved_share
+        return statistics.mean(
+            then.yardstick.drift(reading, moved_share=share) for reading in readings
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,22 +98,31 @@ class PlannedHead:
             words.append(f"sampled {shape.sampling.rate:g}")
         return ", ".join(words) + f"; {where}"
 
-    def predicted(self, machine: Machine) -> Figures:
+    def predicted(self, machine: Machine) -> Prediction:
         """What is to come."""
         constants, shape = machine.setup(self.shape.world_size, self.threads), self.shape
         if isinstance(shape, PoolShape):
+            taken = pool_bytes(shape)
             seconds = pool_seconds(shape, pool_work(shape), pool_traffic(shape), constants)
-            return Figures(seconds.total, pool_bytes(shape).total)
-        seconds = head_seconds(shape, head_work(shape), head_traffic(shape), constants)
-        return Figures(seconds.total, head_bytes(shape).total)
+        else:
+            taken = head_bytes(shape)
+            seconds = head_seconds(shape, head_work(shape), head_traffic(shape), constants)
+        assert constants.yardstick is not None
+        return Prediction(
+            seconds=seconds.total,
+            head_bytes=taken.total,
+            moved_share=seconds.moved / seconds.total,
+            yardstick=constants.yardstick,
+        )
 
-    def measured(self) -> Figures:
+    def measured(self) -> Visit:
         """The median of steps, of the slowest rank; the highest memory of the largest."""
         return on_ranks(_steps, self.shape, ranks=self.shape.world_size, threads=self.threads)
 
 
-def _steps(topology: Topology, shape: HeadShape | PoolShape) -> Figures:
+def _steps(topology: Topology, shape: HeadShape | PoolShape) -> Visit:
     clock = Clock(topology.group, topology.device)
+    reading = measure_yardstick(clock)
 
     def made(shape: HeadShape | PoolShape) -> Callable[[], object]:
         return pool_step(shape, clock) if isinstance(shape, PoolShape) else head_step(shape, clock)
@@ -100,7 +135,11 @@ def _steps(topology: Topology, shape: HeadShape | PoolShape) -> Figures:
     before = resident_kb("VmRSS")
     seconds = clock.seconds(made(shape), least_s=LEAST_S, least_calls=LEAST_CALLS, warm=2)
     added = clock.slowest(float(resident_kb("VmHWM") - before))
-    return Figures(seconds, round(added * 1024))
+    return Visit(seconds, round(added * 1024), reading, measure_yardstick(clock))
+
+
+def _reading(topology: Topology) -> Yardstick:
+    return measure_yardstick(Clock(topology.group, topology.device))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +155,7 @@ class PlannedRun:
         """The run, without its data."""
         tree: dict[str, Any] = {
             "name": "planned",
-            "steps": 40,
+            "steps": RUN_STEPS,
             "data": {"path": "."},
             "every": {"log": 10, "save": 1000},
         }
@@ -137,7 +176,7 @@ class PlannedRun:
             f" {self.people:,} people; {run.cluster.workers} x {run.engine.threads} threads"
         )
 
-    def predicted(self, machine: Machine) -> Figures:
+    def predicted(self, machine: Machine) -> Prediction:
         """Loader and all."""
         wanted = request.Request(
             run=self.run,
@@ -147,10 +186,24 @@ class PlannedRun:
             sampling=Sampling(rate=0.1),
             slots=self.people // 2,
         )
-        return Figures(make_plan(wanted, machine).candidates[0].step_s, None)
+        plan = make_plan(wanted, machine)
+        full = plan.candidates[0]
+        assert plan.constants.yardstick is not None
+        return Prediction(
+            seconds=full.step_s,
+            head_bytes=None,
+            moved_share=(full.head_seconds.moved + full.gradient_exchange_s) / full.step_s,
+            yardstick=plan.constants.yardstick,
+        )
 
-    def measured(self) -> Figures:
+    def measured(self) -> Visit:
         """The median of its steps, the first quarter left out."""
+        workers, threads = self.run.cluster.workers, self.run.engine.threads
+        before = on_ranks(_reading, ranks=workers, threads=threads)
+        seconds = self._seconds()
+        return Visit(seconds, None, before, on_ranks(_reading, ranks=workers, threads=threads))
+
+    def _seconds(self) -> float:
         with tempfile.TemporaryDirectory() as folder:
             synthesize(
                 Path(folder) / "faces",
@@ -165,7 +218,7 @@ class PlannedRun:
             run_local(run, kept)
             lines = read_lines(kept / "metrics" / "history.jsonl")
             seconds = [line["seconds"]["total"] for line in lines]
-            return Figures(statistics.median(seconds[len(seconds) // 4 :]), None)
+            return statistics.median(seconds[len(seconds) // 4 :])
 
     def calibrating(self) -> RunConfig:
         """A run with the same backbone, but of other batches, to calibrate with."""

@@ -157,7 +157,7 @@ def _estimated_cost(request: Request, constants: Constants, activations: int) ->
     """The slower of computing and moving activations; an optimizer's step moves its states."""
     run = request.run
     row = table.row(run.backbone.name)
-    area = run.data.image_size**2 / (row.image_size[0] * row.image_size[1])
+    area = (run.data.image_size / max(row.image_size)) ** 2
     forward = max(
         2 * row.multiply_adds * area / constants.operations_per_s,
         FORWARD_TRAFFIC * activations / constants.traffic_bytes_per_s,

@@ -100,7 +100,7 @@ def measure(topology: Topology, run: RunConfig, threads: int) -> Constants:
         numbers = repeated(once, clock, least=LEAST_ROUNDS, seconds=ROUNDS_S)
     cost = backbone.cost(numbers)
     row = table.row(run.backbone.name)
-    area = run.data.image_size**2 / (row.image_size[0] * row.image_size[1])
+    area = (run.data.image_size / max(row.image_size)) ** 2
     return replace(
         head_constants(numbers, clock, start, dtypes),
         operations_per_s=2.0 * row.multiply_adds * area / cost.forward_s,

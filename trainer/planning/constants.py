@@ -4,6 +4,7 @@ A `Machine` has one set of `Constants` for each way of putting ranks on it, sinc
 memory and cores slow each other down. Kept as a small JSON file.
 """
 
+import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -174,6 +175,28 @@ def load(path: Path) -> Machine:
     if machine.format != FORMAT or not machine.setups:
         raise RunError(f"{path} is of another version; run `facescale plan --calibrate` anew")
     return machine
+
+
+def earlier(path: Path) -> Machine | None:
+    """What a new calibration joins; None where there is nothing, or it is of another version.
+
+    Raises:
+        RunError: something else is there, which a calibration would destroy.
+    """
+    try:
+        kept = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        kept = None
+    if isinstance(kept, dict) and kept.get("format", FORMAT) != FORMAT:
+        return None
+    try:
+        return load(path)
+    except RunError:
+        raise RunError(
+            f"{path} is no calibration and would be overwritten; name another file with --constants"
+        ) from None
 
 
 def merged(machine: Machine, other: Machine) -> Machine:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.trainer.planning.numbers import constants, machine
 from trainer.errors import RunError
-from trainer.planning.constants import BackboneCost, default_path, load, merged, save
+from trainer.planning.constants import BackboneCost, default_path, earlier, load, merged, save
 from trainer.planning.devices import SHEETS, device
 from trainer.planning.yardstick import Yardstick
 
@@ -47,6 +47,19 @@ def test_a_missing_a_damaged_and_an_older_calibration_are_refused_in_one_line(tm
     with pytest.raises(RunError, match="another version") as refused:
         load(path)
     assert "\n" not in str(refused.value)
+
+
+def test_a_new_calibration_replaces_an_older_version_but_nothing_else(tmp_path: Path):
+    path = tmp_path / "machine.json"
+    assert earlier(path) is None
+    path.write_text('{"format": 1, "name": "of long ago"}')
+    assert earlier(path) is None
+    save(machine(), path)
+    assert earlier(path) == machine()
+    for other in ("name: a run\n", '{"name": "something else"}', "[1]", '{"format": 3}'):
+        path.write_text(other)
+        with pytest.raises(RunError, match="would be overwritten"):
+            earlier(path)
 
 
 def test_calibrations_are_kept_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
