@@ -1,7 +1,8 @@
 """Measurements repeated in rounds, so that no number is that of one moment.
 
 A round measures everything once. On a machine that others share one round may fall into a slow
-minute, and a second of noise into any of them; the medians over rounds are what is kept: minima promise what a machine rarely does.
+minute, and a second of noise into any of them. The medians over rounds are what is kept: minima
+promise what a machine rarely does.
 """
 
 import statistics
