@@ -21,6 +21,7 @@ from data_pipeline.presets import PRESETS
 from sharded_fc import ShardedHead
 from trainer import backbones, schedule
 from trainer.backbones import table
+from trainer.backbones.oblong import expect_squares, size_in_square, take_middles
 from trainer.backbones.replace import Rule
 from trainer.backbones.weights import load_weights
 from trainer.config import RunConfig
@@ -63,12 +64,14 @@ def build(config: RunConfig, topology: Topology) -> Parts:
 
     Raises:
         RunError: there are fewer micro-batches or identities than ranks, the order does not go
-            with the batch, or the head's numbers do not go together.
+            with the batch, the backbone not with the images, or the head's numbers not together.
         DataError: a dataset is missing or damaged.
     """
     dataset = open_data(config.data)
     order = make_order(config, dataset)
     verification = {entry.name: PairSet.open(Path(entry.path)) for entry in config.verify}
+    seen_in = (dataset, *(pairs.dataset for pairs in verification.values()))
+    expect_squares(image_size(config), *seen_in)
     if dataset.num_identities < max(2, topology.world_size):
         raise RunError(
             f"{' and '.join(config.data.folders)} has {dataset.num_identities} identities, too"
@@ -108,13 +111,22 @@ def make_engine(config: RunConfig, topology: Topology) -> Engine:
 
 
 def network(config: RunConfig) -> nn.Module:
-    """The run's backbone with weights drawn by torch's generator."""
-    return backbones.build(
+    """The run's backbone with weights drawn by torch's generator, for the faces of its data."""
+    seen, side = image_size(config), config.data.image_size
+    made = backbones.build(
         config.backbone.name,
         embedding_dim=config.backbone.embedding_dim,
-        image_size=config.data.image_size,
+        image_size=seen,
         rules=[_rule(replace) for replace in config.backbone.replace],
     )
+    if seen != (side, side):
+        take_middles(made, seen)
+    return made
+
+
+def image_size(config: RunConfig) -> tuple[int, int]:
+    """Height and width of what the backbone sees of the data's square faces."""
+    return size_in_square(table.row(config.backbone.name), config.data.image_size)
 
 
 def _rule(chosen: ReplaceConfig) -> Rule:

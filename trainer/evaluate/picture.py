@@ -11,6 +11,7 @@ from torch import Tensor
 
 from data_pipeline.index import Dataset
 from data_pipeline.synthetic import draw
+from trainer.backbones.oblong import middle
 from trainer.errors import RunError
 from trainer.export import images
 from trainer.export.source import Source
@@ -80,12 +81,10 @@ def write_picture(
 
 def made_up(count: int, image_size: tuple[int, int]) -> Float[Tensor, "count 3 height width"]:
     """Faces of `facescale data synth`, from -1 to 1."""
-    height, width = image_size
     people = range(FIRST_MADE_UP, FIRST_MADE_UP + count)
     drawn = np.stack([draw(person, 0, size=max(image_size), seed=0) for person in people])
-    top, left = (drawn.shape[1] - height) // 2, (drawn.shape[2] - width) // 2
-    inside = drawn[:, top : top + height, left : left + width]
-    return torch.from_numpy(inside).permute(0, 3, 1, 2).div(127.5).sub(1)
+    faces = torch.from_numpy(drawn).permute(0, 3, 1, 2).div(127.5).sub(1)
+    return middle(faces, image_size)
 
 
 def _apart(faces: Tensor, shown: int) -> Tensor:

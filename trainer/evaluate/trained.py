@@ -10,6 +10,7 @@ import torch
 
 from data_pipeline.pairs import PairSet
 from trainer import build, checkpoint, config, manifest
+from trainer.backbones.oblong import expect_squares
 from trainer.backbones.weights import load_weights
 from trainer.errors import RunError
 from trainer.evaluate.embed import verify
@@ -20,7 +21,8 @@ def verify_run(folder: Path, pairs: Path, *, threads: int) -> dict[str, Any]:
     """The fields of an `evaluations.jsonl` line for this run on this set.
 
     Raises:
-        RunError: the folder is no run, or has no undamaged checkpoint.
+        RunError: the folder is no run, or has no undamaged checkpoint; the set's images are not the
+            network's.
         DataError: the set is missing or damaged.
     """
     torch.set_num_threads(threads)
@@ -28,13 +30,15 @@ def verify_run(folder: Path, pairs: Path, *, threads: int) -> dict[str, Any]:
     path, refused = checkpoint.newest(folder / "checkpoints")
     if path is None:
         raise RunError(f"{folder} has no checkpoint to verify{'; '.join(['', *refused])}")
+    faces = PairSet.open(pairs)
+    expect_squares(build.image_size(run), faces.dataset)
     device = choose_device(0)
     network = build.network(run)
     load_weights(network, path / "backbone.safetensors")
     network.to(device).eval()
     result = verify(
         network,
-        PairSet.open(pairs),
+        faces,
         rank=0,
         world_size=1,
         group=None,

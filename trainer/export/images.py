@@ -7,7 +7,7 @@ from torch import Tensor
 
 from data_pipeline.index import Dataset
 from data_pipeline.loader import read_batches
-from trainer.errors import RunError
+from trainer.backbones.oblong import expect_squares, middle
 
 READ_AT_ONCE = 32
 
@@ -23,17 +23,15 @@ def faces(
 ) -> Float[Tensor, "count 3 height width"]:
     """Up to `count` faces from all over a dataset, as the network sees them in verification.
 
+    A network that takes oblong faces sees the middle of square ones.
+
     Raises:
-        RunError: the network takes faces that are not square, which datasets are read as.
+        RunError: the faces are oblong themselves.
         DataError: a face cannot be read.
     """
-    if image_size[0] != image_size[1]:
-        raise RunError(
-            f"faces are read as squares and this network takes {image_size[0]}x{image_size[1]}; "
-            "leave out the faces"
-        )
+    expect_squares(image_size, dataset)
     places = np.unique(np.linspace(0, dataset.num_samples - 1, count).astype(np.int64))
     batches = read_batches(
-        dataset, places, batch_size=min(READ_AT_ONCE, len(places)), image_size=image_size[0]
+        dataset, places, batch_size=min(READ_AT_ONCE, len(places)), image_size=max(image_size)
     )
-    return torch.cat([batch.image for batch in batches])
+    return torch.cat([middle(batch.image, image_size) for batch in batches])

@@ -54,7 +54,6 @@ def from_run(path: Path) -> Source:
     run = config.from_tree(content.config, source=str(found / manifest.NAME))
     network = build.network(run)
     load_weights(network, found / checkpoint.BACKBONE)
-    side = run.data.image_size
     row = table.row(run.backbone.name)
     known = {
         "run": run.name,
@@ -70,7 +69,7 @@ def from_run(path: Path) -> Source:
         network=network.eval(),
         model=run.backbone.name,
         embedding_dim=run.backbone.embedding_dim or row.embedding_dim,
-        image_size=(side, side),
+        image_size=build.image_size(run),
         trained=True,
         facts=known,
         faces=lambda: open_data(run.data),
