@@ -97,9 +97,8 @@ class ChunkWork:
     def _operands_for(self, chunk: int, embedding: Tensor, table: Tensor) -> Operands:
         kept = self._operands
         if kept is None or kept.tile.shape != (chunk, len(embedding)):
-            self._operands = self._kept = self._kept_rows = (
-                None  # freed before the new ones are made
-            )
+            # Freed before the new ones are made.
+            self._operands = self._kept = self._kept_rows = None
             kept = self._operands = Operands(
                 chunk,
                 len(embedding),
@@ -159,21 +158,11 @@ class ChunkWork:
         if rows is None and self.normalised:
             rows = operands.place_for(part.table, len(inverse))
         if rows is None or not part.measure(*at, inverse, shortest=SHORTEST, to=rows):
-            rows = self._measure(operands, part.centre(*at, step=step), inverse)
+            centre = part.centre(*at, step=step)
+            if not self.normalised:
+                return operands.rows(centre, inverse)
+            rows = operands.measured_rows(centre, inverse, kernels=self._kernels)
         return rows
-
-    def _measure(self, operands: Operands, centre: Tensor, inverse: Tensor) -> Tensor:
-        if self._kernels is not None and operands.unit and self.normalised:
-            rows = operands.low_rows[: len(centre)]
-            self._kernels.unit_rows(centre, inverse_norm=inverse, out=rows)
-            return rows
-        if self.normalised:
-            low = operands.bfloat16_rows(len(centre))
-            if not native_tile.measure_rows(centre, inverse, shortest=SHORTEST, copy=low):
-                _inverse_norms(centre, out=inverse)
-            elif low is not None:
-                return low
-        return operands.rows(centre, inverse)
 
     def _opened_rows(self, operands: Operands, part: Part, piece: Piece, inverse: Tensor) -> Tensor:
         """Rows that `part` has opened, as an operand: what `_rows` returned."""
@@ -296,10 +285,3 @@ class ChunkWork:
             visited = [part.index for part in parts]
             catch_up.step(visited, learning_rate=step.learning_rate, skip=step.skip)
         self._kept_for = None
-
-
-def _inverse_norms(centre: Tensor, *, out: Tensor) -> None:
-    torch.linalg.vector_norm(centre, dim=1, dtype=out.dtype, out=out)
-    # A norm that is not a number stays out of the guard: its products are not finite, and that
-    # must show in the sums.
-    out.copy_(out.reciprocal().masked_fill_(out <= SHORTEST, 0.0))

@@ -6,11 +6,14 @@ float16 operands rows are multiplied at unit length, so that nothing overflows, 
 a power of two, since they are far below float16's smallest normal number at a million classes.
 """
 
+from types import ModuleType
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sharded_fc import huge_pages, native_tile
+from sharded_fc.targets import SHORTEST
 from sharded_fc.tile import Weights
 
 _LARGEST_EXPONENT = 14  # 2^14 leaves a factor of four below float16's largest number
@@ -51,12 +54,6 @@ class Operands:
         """Round the embeddings, once a visit."""
         self.embedding.copy_(embedding)
 
-    def bfloat16_rows(self, count: int) -> Float[Tensor, "rows dim"] | None:
-        """Where `count` rows belong once rounded to bfloat16; None where operands are not that."""
-        if not self._convert or self.low_rows.dtype != torch.bfloat16:
-            return None
-        return self.low_rows[:count]
-
     def place_for(
         self, buffer: Float[Tensor, "chunk dim"], count: int
     ) -> Float[Tensor, "rows dim"] | None:
@@ -84,6 +81,27 @@ class Operands:
             # torch converts these two one by one; by way of float32 it takes a sixth of the time.
             centre = self._row_gradient[: len(centre)].copy_(centre)
         return rows.copy_(centre)
+
+    def measured_rows(
+        self,
+        centre: Float[Tensor, "rows dim"],
+        inverse_norm: Float[Tensor, " rows"],
+        *,
+        kernels: ModuleType | None,
+    ) -> Float[Tensor, "rows dim"]:
+        """Write one over the rows' lengths; return the rows as `rows` does."""
+        if kernels is not None and self.unit:
+            rows = self.low_rows[: len(centre)]
+            kernels.unit_rows(centre, inverse_norm=inverse_norm, out=rows)
+            return rows
+        low = None
+        if self._convert and self.low_rows.dtype == torch.bfloat16:
+            low = self.low_rows[: len(centre)]
+        if not native_tile.measure_rows(centre, inverse_norm, shortest=SHORTEST, copy=low):
+            _inverse_norms(centre, out=inverse_norm)
+        elif low is not None:
+            return low
+        return self.rows(centre, inverse_norm)
 
     def products(
         self, rows: Float[Tensor, "rows dim"], *, out: Float[Tensor, "rows batch"]
@@ -166,3 +184,10 @@ class Operands:
         if self._wide_output:
             return torch.mm(left, right, out_dtype=out.dtype, out=out)
         return torch.mm(left, right, out=out)
+
+
+def _inverse_norms(centre: Tensor, *, out: Tensor) -> None:
+    torch.linalg.vector_norm(centre, dim=1, dtype=out.dtype, out=out)
+    # A norm that is not a number stays out of the guard: its products are not finite, and that
+    # must show in the sums.
+    out.copy_(out.reciprocal().masked_fill_(out <= SHORTEST, 0.0))
