@@ -8,7 +8,7 @@ the same operations, so they are compared to the bit.
 import pytest
 import torch
 
-from sharded_fc.margins import UniFace
+from sharded_fc.margins import ArcFace, UniFace
 from sharded_fc.operands import Operands
 from sharded_fc.sampling import Sampling
 from tests.sharded_fc.on_ranks import (
@@ -216,6 +216,18 @@ def test_a_chunk_whose_gradients_are_kept_takes_three_products_and_others_four(
     assert counted.take() == (8, kept, 0)
     loss.backward()
     assert counted.take() == (8 - kept, 8 - kept, 8)
+
+
+@pytest.mark.parametrize("compute_dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_kept_gradients_take_the_room_of_a_softmaxs_products(compute_dtype):
+    rooms = []
+    for margin in (ArcFace(0.5), UniFace()):
+        head = make_head({**OPTIONS, "margin": margin, "compute_dtype": compute_dtype})
+        head(*leaf_and_label()).loss.backward()
+        kept = head._problem.softmax._kept
+        assert kept is not None
+        rooms.append(kept.nbytes)
+    assert rooms[0] == rooms[1] == 8 * 3 * 5 * compute_dtype.itemsize
 
 
 def test_without_a_backward_to_come_nothing_but_the_loss_is_made_and_nothing_is_kept(monkeypatch):

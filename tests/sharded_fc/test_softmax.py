@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sharded_fc.combine import constant_shift, sums_stay_in_range
-from sharded_fc.margins import ArcFace, CosFace
+from sharded_fc.margins import ArcFace, CosFace, UniFace
 from tests.sharded_fc.on_ranks import FLOAT64, dense_head, draw_batches, join, make_head, train
 
 
@@ -146,7 +146,8 @@ def test_a_pass_whose_kept_products_were_overwritten_recomputes_them():
         assert torch.equal(one[1]["centre"], two[1]["centre"])
 
 
-def test_no_tensor_as_large_as_all_logits_or_a_full_gradient_is_made():
+@pytest.mark.parametrize("margin", [ArcFace(0.5), UniFace()], ids=["softmax", "sigmoid"])
+def test_no_tensor_as_large_as_all_logits_or_a_full_gradient_is_made(margin):
     from torch.utils._python_dispatch import TorchDispatchMode
 
     sizes = []
@@ -163,7 +164,7 @@ def test_no_tensor_as_large_as_all_logits_or_a_full_gradient_is_made():
         {
             "num_classes": num_classes,
             "embedding_dim": dim,
-            "margin": ArcFace(0.5),
+            "margin": margin,
             "chunk_classes": chunk,
             "kept_bytes": 0,
         }
