@@ -88,10 +88,10 @@ def compare(
         met("worst error", max(_size(row["error %"]) for row in rows) / 100, WORST),
         f"worst error with the machine's drift divided out:"
         f" {max(_size(row['error without drift %']) for row in rows):.3g} %",
-        "the first is what was wanted: what somebody meets who plans with this calibration; the"
-        " second tells how much of it the model is to blame for, since drift is how much slower"
-        " fixed products and a fixed copy, weighed by the predicted shares of computing and of"
-        " moving bytes, were right before and after the steps than in the calibration",
+        "the first is what was wanted: whoever plans with this calibration meets it. The second is"
+        " the model's share of it. Drift is how much slower fixed products and a fixed copy were"
+        " right before and after the steps than in the calibration, weighed by the predicted shares"
+        " of computing and of moving bytes",
         f"worst error of a head's memory, its peak less what the process had: {max(memory):.3g} %",
         f"predictions: written {kept['written']} at commit {kept['commit']}, sha256 {before},"
         f" calibrated in {kept['calibration_s']} s; {kept['machine']}",
