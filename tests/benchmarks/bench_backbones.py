@@ -1,34 +1,37 @@
-"""Whole networks: images a second forward and in training, and where a forward's time goes.
+"""Whole networks: images a second in inference and in training, and where the time goes.
 
     python -m tests.benchmarks.bench_backbones [--record] [--size 112] [--batch 32] [--repeats 5]
         [--threads 2] [--names "vargfacenet;mobilefacenet;..."]
 
-fp32, channels-last images. Networks take turns; medians. `training` is forward and backward of a
-sum, without optimizer. Where onnx and onnxruntime are installed, plain networks run there too.
-Shares are those of the layers' own seconds in an evaluation forward, by kind of layer.
+fp32, channels-last. Inference is a verification's forward, BatchNorm folded; training is forward,
+backward and a step of SGD with momentum. Beside them the same network of torch's own BatchNorm and
+PReLU, not folded, and onnxruntime with the file that `facescale export` would write. All ways of
+all networks take turns; medians. Shares are of the layers' own seconds in separate passes: in
+backward a layer's last from its gradient's arrival to the next layer's.
 """
 
 import argparse
-import tempfile
+import copy
 import time
 import warnings
-from collections import defaultdict
 from collections.abc import Callable
-from importlib.util import find_spec
-from pathlib import Path
 from statistics import median
-from typing import Any
 
+import numpy as np
+import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from tests.benchmarks.layer_shares import KINDS, backward_shares, forward_shares
 from tests.benchmarks.record import Cell, interleaved, record
 from trainer import backbones
 from trainer.backbones.replace import Rule
-from trainer.forwards import channels_last
+from trainer.export.graph import INPUT, to_onnx
+from trainer.export.prepare import prepare
+from trainer.forwards import channels_last, inference
 from trainer.layers.batch_norm import BatchNorm1d, BatchNorm2d
-from trainer.layers.drconv import DRConv2d
-from trainer.layers.tvconv import TVConv2d
+from trainer.layers.conv import ConvNorm
+from trainer.layers.prelu import PReLU
 
 DRCONV = Rule(what="pointwise", stages=(2, 3), kind="drconv", options={"regions": 8})
 TVCONV = Rule(what="depthwise", stages=(3, 4), kind="tvconv", options={"hidden": 16, "layers": 1})
@@ -39,7 +42,11 @@ NETWORKS: dict[str, tuple[str, list[Rule]]] = {
     "mobilefacenet, TVConv in stages 3 and 4": ("mobilefacenet", [TVCONV]),
     "iresnet50": ("iresnet50", []),
 }
-KINDS = ("pointwise", "depthwise", "grouped", "dense", "drconv", "tvconv", "norm", "prelu", "rest")
+RATE = 1e-4
+INFERENCE_WANTED = 1.0  # of onnxruntime's images a second
+TRAINING_WANTED = 1.3  # of those with torch's own layers
+AIMED = ("vargfacenet", "mobilefacenet")
+Way = Callable[[], float]
 
 
 def main() -> None:
@@ -53,55 +60,94 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     image = channels_last(torch.rand(options.batch, 3, options.size, options.size) * 2 - 1)
-    networks = {
-        name: backbones.build(NETWORKS[name][0], image_size=options.size, rules=NETWORKS[name][1])
-        for name in options.names.split(";")
-    }
-    ways: dict[str, Callable[[], float]] = {}
+    networks = {name: make(name, options.size) for name in options.names.split(";")}
+    candidates: dict[str, Way] = {}
     for name, network in networks.items():
-        ways[f"{name}/forward"] = forward(network, image)
-        ways[f"{name}/training"] = training(network, image)
-        session = onnx_session(network, image, threads=options.threads)
-        if session is not None:
-            ways[f"{name}/onnxruntime"] = session
-    for way in ways.values():
-        way()
-    seconds = {way: median(times) for way, times in interleaved(ways, options.repeats).items()}
+        plain = stock(network)
+        candidates |= {
+            f"{name}/inference/ours": timed(inference(copy.deepcopy(network)), image),
+            f"{name}/inference/stock": timed(copy.deepcopy(plain).eval(), image),
+            f"{name}/inference/onnxruntime": session(network, image, threads=options.threads),
+            f"{name}/training/ours": training(network, image),
+            f"{name}/training/stock": training(plain, image),
+        }
+    interleaved(candidates, 1)
+    seconds = {way: median(s) for way, s in interleaved(candidates, options.repeats).items()}
     rows = [
-        row(name, network, image, {w: seconds.get(f"{name}/{w}") for w in WAYS})
-        for name, network in networks.items()
+        row for name, network in networks.items() for row in rows_of(name, network, image, seconds)
     ]
-    for line in rows:
-        print(line)
+    for row in rows:
+        print(row)
     if options.record:
         flags = " ".join(f"--{name} {getattr(options, name)}" for name in sizes)
         command = f"python -m tests.benchmarks.bench_backbones --record {flags}"
-        notes = [
-            "images a second; medians of networks in turn; fp32",
-            "shares: of the layers' own seconds in one evaluation forward, in percent",
-        ]
-        print(record("backbones", rows, command=command, notes=notes))
+        print(record("backbones", rows, command=command, notes=[*NOTES, *verdicts(seconds)]))
 
 
-WAYS = ("forward", "training", "onnxruntime")
+NOTES = (
+    "images a second, medians of ways in turn; fp32, channels-last",
+    "ours: inference with BatchNorm folded; training is forward, backward and SGD with momentum",
+    "stock: the same with torch's BatchNorm and PReLU, nothing folded",
+    "the other columns: percent of the layers' own seconds, ours; norm is BatchNorm, in training"
+    " with the PReLU after it; backward is a part of training",
+)
 
 
-def row(
-    name: str, network: nn.Module, image: Tensor, seconds: dict[str, float | None]
-) -> dict[str, Cell]:
-    """Rates and shares of one network."""
-    rates: dict[str, Cell] = {
-        way: "-" if taken is None else len(image) / taken for way, taken in seconds.items()
+def make(name: str, size: int) -> nn.Module:
+    """The network of a row, with first weights."""
+    base, rules = NETWORKS[name]
+    return backbones.build(base, image_size=size, rules=rules)
+
+
+def rows_of(
+    name: str, network: nn.Module, image: Tensor, seconds: dict[str, float]
+) -> list[dict[str, Cell]]:
+    """Rates and shares of one network: in inference, in training, and in backward alone."""
+
+    def row(what: str, shares: dict[str, float]) -> dict[str, Cell]:
+        rates: dict[str, Cell] = {
+            way: len(image) / seconds[f"{name}/{what}/{way}"]
+            if f"{name}/{what}/{way}" in seconds
+            else "-"
+            for way in ("ours", "stock", "onnxruntime")
+        }
+        percent = {kind: f"{100 * shares[kind]:.0f}" for kind in (*KINDS, "rest")}
+        return {"network": name, "what": what, **rates, **percent}
+
+    folded = copy.deepcopy(network)
+    inference(folded)
+    network.train()
+    forward, whole = forward_shares(network, image)
+    backward, whole_back = backward_shares(network, image)
+    both = {
+        kind: (forward[kind] * whole + backward[kind] * whole_back) / (whole + whole_back)
+        for kind in forward
     }
-    shares = {kind: f"{100 * share:.0f}" for kind, share in time_shares(network, image).items()}
-    return {"network": name, **rates, **shares}
+    with torch.inference_mode():
+        evaluated, _ = forward_shares(folded, image)
+    return [row("inference", evaluated), row("training", both), row("backward", backward)]
 
 
-def forward(network: nn.Module, image: Tensor) -> Callable[[], float]:
-    """Seconds of an evaluation forward."""
+def verdicts(seconds: dict[str, float]) -> list[str]:
+    """What was aimed at, and what was reached."""
+    notes = []
+    for name in AIMED:
+        if f"{name}/training/ours" not in seconds:
+            continue
+        for what, other, wanted in (
+            ("inference", "onnxruntime", INFERENCE_WANTED),
+            ("training", "stock", TRAINING_WANTED),
+        ):
+            times = seconds[f"{name}/{what}/{other}"] / seconds[f"{name}/{what}/ours"]
+            verdict = "met" if times >= wanted else "missed"
+            notes.append(f"{name}, {what}: {times:.2f} of {other}, wanted {wanted:g}: {verdict}")
+    return notes
+
+
+def timed(network: Callable[[Tensor], Tensor], image: Tensor) -> Way:
+    """Seconds of a forward without gradient."""
 
     def way() -> float:
-        network.eval()
         began = time.perf_counter()
         with torch.inference_mode():
             network(image)
@@ -110,98 +156,62 @@ def forward(network: nn.Module, image: Tensor) -> Callable[[], float]:
     return way
 
 
-def training(network: nn.Module, image: Tensor) -> Callable[[], float]:
-    """Seconds of a training forward and its backward."""
+def training(network: nn.Module, image: Tensor) -> Way:
+    """Seconds of a step."""
+    network.train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=RATE, momentum=0.9, weight_decay=5e-4)
+    with torch.no_grad():
+        gradient = torch.randn_like(network(image)) / len(image)
 
     def way() -> float:
-        network.train()
-        network.zero_grad()
         began = time.perf_counter()
-        network(image).sum().backward()
+        network(image).backward(gradient)
+        optimizer.step()
+        optimizer.zero_grad()
         return time.perf_counter() - began
 
     return way
 
 
-def onnx_session(network: nn.Module, image: Tensor, *, threads: int) -> Callable[[], float] | None:
-    """Seconds of onnxruntime's forward; None where it is not installed, or a layer is replaced."""
-    if any(isinstance(layer, DRConv2d | TVConv2d) for layer in network.modules()):
-        return None
-    if find_spec("onnx") is None or find_spec("onnxruntime") is None:
-        return None
-    import onnxruntime
-
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        path = Path(folder) / "network.onnx"
-        warnings.simplefilter("ignore")  # the exporter by tracing, which needs no further package
-        torch.onnx.export(network.eval(), (image.contiguous(),), str(path), dynamo=False)
-        chosen = onnxruntime.SessionOptions()
-        chosen.intra_op_num_threads = threads
-        session = onnxruntime.InferenceSession(path.read_bytes(), chosen)
-    feed = {session.get_inputs()[0].name: image.contiguous().numpy()}
+def session(network: nn.Module, image: Tensor, *, threads: int) -> Way:
+    """Seconds of onnxruntime's forward."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        size = (image.shape[2], image.shape[3])
+        model = to_onnx(prepare(network), image_size=size).SerializeToString()
+    chosen = onnxruntime.SessionOptions()
+    chosen.intra_op_num_threads = threads
+    run = onnxruntime.InferenceSession(model, chosen)
+    feed = {INPUT: np.ascontiguousarray(image.numpy())}
 
     def way() -> float:
         began = time.perf_counter()
-        session.run(None, feed)
+        run.run(None, feed)
         return time.perf_counter() - began
 
     return way
 
 
-def time_shares(network: nn.Module, image: Tensor) -> dict[str, float]:
-    """Each kind of layer's share of a forward's seconds; `rest` is what is in no such layer."""
-    network.eval()
-    spent: dict[str, float] = defaultdict(float)
-    began: list[float] = []
-    handles = []
-
-    def enter(_layer: nn.Module, _inputs: Any) -> None:
-        began.append(time.perf_counter())
-
-    for layer in outermost(network):
-        name = kind_of(layer)
-        assert name is not None
-
-        def leave(_layer: nn.Module, _inputs: Any, _output: Any, name: str = name) -> None:
-            spent[name] += time.perf_counter() - began.pop()
-
-        handles += [layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave)]
-    with torch.inference_mode():
-        network(image)
-        spent.clear()
-        start = time.perf_counter()
-        network(image)
-        whole = time.perf_counter() - start
-    for handle in handles:
-        handle.remove()
-    shares = {kind: spent[kind] / whole for kind in KINDS[:-1]}
-    return shares | {"rest": 1 - sum(shares.values())}
+def stock(network: nn.Module) -> nn.Module:
+    """A copy with torch's own BatchNorm and PReLU, each a layer by itself."""
+    return with_stock(copy.deepcopy(network))
 
 
-def outermost(part: nn.Module) -> list[nn.Module]:
-    """The layers that have a kind, none inside another."""
-    if kind_of(part) is not None:
-        return [part]
-    return [layer for child in part.children() for layer in outermost(child)]
-
-
-def kind_of(layer: nn.Module) -> str | None:
-    """The column that a layer's seconds belong to."""
-    match layer:
-        case DRConv2d():
-            return "drconv"
-        case TVConv2d():
-            return "tvconv"
-        case nn.Conv2d() if layer.groups == 1:
-            return "pointwise" if layer.kernel_size == (1, 1) else "dense"
-        case nn.Conv2d():
-            return "depthwise" if layer.groups == layer.in_channels else "grouped"
+def with_stock(part: nn.Module) -> nn.Module:
+    """torch's layer in place of ours, and in place of each inside; the weights stay."""
+    match part:
         case BatchNorm1d() | BatchNorm2d():
-            return "norm"
-        case nn.PReLU():
-            return "prelu"
-        case _:
-            return None
+            kind = nn.BatchNorm1d if isinstance(part, BatchNorm1d) else nn.BatchNorm2d
+            made = kind(part.num_features, eps=part.eps, momentum=part.momentum)
+            made.load_state_dict(part.state_dict(), strict=False)
+            return made
+        case PReLU():
+            made = nn.PReLU(part.num_parameters)
+            made.load_state_dict(part.state_dict())
+            return made
+    for name, child in part.named_children():
+        setattr(part, name, with_stock(child))
+    return nn.Sequential(*part) if isinstance(part, ConvNorm) else part
 
 
 if __name__ == "__main__":

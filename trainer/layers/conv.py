@@ -7,7 +7,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from trainer.layers.batch_norm import BatchNorm2d
-from trainer.layers.norm_prelu import prelu
 from trainer.layers.prelu import PReLU
 
 Activation = Literal["prelu", "relu", "relu6"]
@@ -23,11 +22,11 @@ class ConvNorm(nn.Sequential):
         convolution, norm, *activation = self
         if not (activation and isinstance(activation[0], PReLU)):
             return super().forward(image)
-        output, slope = convolution(image), activation[0].weight
+        output, prelu = convolution(image), activation[0]
         if isinstance(norm, BatchNorm2d):
-            return norm(output, slope=slope)
+            return norm(output, slope=prelu.weight)
         # Folded into the convolution: its output is nobody else's.
-        return prelu(norm(output), slope, in_place=not torch.is_grad_enabled())
+        return prelu(norm(output), in_place=not torch.is_grad_enabled())
 
 
 def conv_norm(
