@@ -14,6 +14,7 @@ from trainer.backbones.oblong import expect_squares
 from trainer.backbones.weights import load_weights
 from trainer.errors import RunError
 from trainer.evaluate.embed import verify
+from trainer.forwards import inference
 from trainer.topology import choose_device
 
 
@@ -35,9 +36,8 @@ def verify_run(folder: Path, pairs: Path, *, threads: int) -> dict[str, Any]:
     device = choose_device(0)
     network = build.network(run)
     load_weights(network, path / "backbone.safetensors")
-    network.to(device).eval()
     result = verify(
-        network,
+        inference(network.to(device)),
         faces,
         rank=0,
         world_size=1,
