@@ -106,6 +106,7 @@ def make_engine(config: RunConfig, topology: Topology) -> Engine:
         zero_stage=config.engine.zero_stage,
         precision=config.engine.precision,
         recompute=config.engine.recompute,
+        compiled=config.engine.compile,
         topology=topology,
     )
 

@@ -72,8 +72,16 @@ class EngineConfig:
     """bf16 is autocast, with BatchNorm in float32."""
     recompute: bool = False
     """Hold one micro-batch's activations at a time; costs a second forward."""
+    compile: bool = False
+    """Have torch compile the network at its first step, which takes minutes; ZeRO 0 to 2."""
     threads: Positive = 1
     """Torch's CPU threads of a rank; part of what makes a resume bit-equal."""
+
+    def __post_init__(self) -> None:
+        if self.compile and self.zero_stage == 3:
+            raise ValueError(
+                "compile needs whole weights, and zero_stage 3 cuts them over ranks; use at most 2"
+            )
 
 
 @config

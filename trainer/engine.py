@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from trainer.engine_state import BackboneState, StateAccess
-from trainer.forwards import Recomputed, channels_last
+from trainer.forwards import Recomputed, channels_last, compile_forward
 from trainer.topology import Topology
 
 PERSISTENT_NUMEL = 100_000  # DeepSpeed's default: ZeRO 3 leaves smaller parameters whole
@@ -57,6 +57,7 @@ class Engine:
         clip_norm: largest norm of the averaged gradient; None clips nothing.
         topology: this process among its ranks.
         recompute: replay each forward in backward, so that activations of one micro-batch are held.
+        compiled: have torch compile the backbone's forward; not on ZeRO 3.
     """
 
     def __init__(
@@ -72,7 +73,10 @@ class Engine:
         precision: Literal["fp32", "bf16"] = "fp32",
         clip_norm: float | None = None,
         recompute: bool = False,
+        compiled: bool = False,
     ) -> None:
+        if compiled:
+            compile_forward(backbone)
         self.module = backbone.to(topology.device)
         self.topology = topology
         self.zero_stage = zero_stage

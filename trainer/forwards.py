@@ -1,5 +1,7 @@
-"""What is done to any backbone's forward: layout of images, inference, a replay in backward."""
+"""What is done to any backbone's forward: layout, inference, compilation, a replay in backward."""
 
+import os
+import shutil
 from collections.abc import Callable
 
 import torch
@@ -7,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from trainer.errors import RunError
 from trainer.layers.folding import fold_batch_norm
 
 
@@ -25,6 +28,23 @@ def inference(
     network.eval().requires_grad_(requires_grad=False)
     fold_batch_norm(network)
     return lambda image: network(channels_last(image))
+
+
+def compile_forward(network: nn.Module) -> None:
+    """Have torch compile the forward, in place: a graph for each mode and size of a batch.
+
+    Hooks of the network itself, with which batch statistics are recorded, stay outside the graph.
+
+    Raises:
+        RunError: torch would find no compiler.
+    """
+    compiler = os.environ.get("CXX", "g++")  # where torch looks for one
+    if shutil.which(compiler) is None:
+        raise RunError(
+            f"engine.compile needs a C++ compiler and there is no {compiler}; install g++, or set "
+            "engine.compile to false"
+        )
+    network.forward = torch.compile(network.forward, dynamic=False)
 
 
 class Recomputed(nn.Module):
