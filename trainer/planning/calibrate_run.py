@@ -180,7 +180,7 @@ def loader_probe(run: RunConfig, clock: Clock) -> Iterator[Callable[[], tuple[fl
 
 
 def measure_rows_outside(clock: Clock, kept_in: Literal["host", "mapped"]) -> float:
-    """Bytes a second of rows fetched from host memory or a file and put back, blocks at random.
+    """Seconds a byte of rows fetched from host memory or a file and put back, blocks at random.
 
     The file's pages stay in memory, and what its blocks held is in the journal already.
     """
@@ -208,11 +208,11 @@ def measure_rows_outside(clock: Clock, kept_in: Literal["host", "mapped"]) -> fl
 
         seconds = clock.seconds(step, least_s=0.2, warm=2)
         table.close()
-    return 2 * len(rows) * layout.record_bytes / seconds
+    return seconds / (2 * len(rows) * layout.record_bytes)
 
 
 def measure_disk(clock: Clock) -> float:
-    """Bytes a second that are written to the folder of temporary files and synced."""
+    """Seconds a byte that is written to the folder of temporary files and synced."""
     data = bytes(DISK_BYTES)
     with tempfile.TemporaryFile(prefix="facescale-") as file:
 
@@ -220,4 +220,4 @@ def measure_disk(clock: Clock) -> float:
             os.pwrite(file.fileno(), data, 0)
             os.fdatasync(file.fileno())
 
-        return DISK_BYTES / clock.seconds(write, least_s=0.0)
+        return clock.seconds(write, least_s=0.0) / DISK_BYTES
