@@ -39,8 +39,8 @@ from trainer.planning.seconds import head_seconds, pool_seconds
 from trainer.planning.yardstick import Yardstick, measure_yardstick
 from trainer.topology import Topology
 
-LEAST_S, LEAST_CALLS = 1.5, 4  # of a visit
-RUN_STEPS = 32
+LEAST_S, LEAST_CALLS = 1.2, 4  # of a visit
+RUN_STEPS = 24
 
 
 @dataclass(frozen=True, kw_only=True)
