@@ -5,14 +5,13 @@ faces: operations and wiring are those of all sizes. All rows at full size: benc
 """
 
 from functools import partial
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import onnx
 import pytest
 from torch import nn
 
+from tests.trainer.backbones.shallow import BUILDERS, shallow
 from tests.trainer.export.networks import as_if_trained
 from trainer.backbones.table import BACKBONES
 from trainer.export.graph import to_onnx
@@ -27,24 +26,6 @@ from trainer.layers.tvconv import TVConv2d
 
 SIDE = 32
 LIMIT = 1e-4  # in cosine distance; rounding alone is near 1e-12
-ROWS = (((2, 16, 2, 2),), ((2, 24, 1, 2), (2, 24, 1, 1)), ((2, 32, 1, 2),))
-SMALL: dict[str, dict[str, Any]] = {
-    "mobilefacenet:MobileFaceNet": {},
-    "mbf:MBF": {"repeats": (1, 1, 1, 1), "scale": 1},
-    "vargfacenet:VarGFaceNet": {},
-    "mobilenetv2:MobileNetV2": {"width": 0.5},
-    "shufflenetv2:ShuffleNetV2": {"channels": (56, 112, 224), "split": "keep_left"},
-    "iresnet:IResNet": {"repeats": (1, 1, 1, 1)},
-    "vit:VisionTransformer": {"dim": 32, "depth": 2, "left_out": 0.05},
-    "facenet_small:FaceNetSmall": {},
-}
-SHALLOW: dict[str, dict[str, Any]] = {
-    "mobilefacenet": {"STAGES": ROWS},
-    "vargfacenet": {"NORMAL_BLOCKS": (1, 1, 1)},
-    "mobilenetv2": {"STAGES": (((2, 8, 1, 2),), *ROWS)},
-    "shufflenetv2": {"REPEATS": (2, 1, 1)},
-}
-"""Tables of blocks that are constants of a module, with fewer of them."""
 
 
 def expect_parity(network: nn.Module, folder: Path) -> None:
@@ -58,21 +39,13 @@ def expect_parity(network: nn.Module, folder: Path) -> None:
 
 def test_every_builder_of_the_table_is_here():
     assert {row.builder for row in BACKBONES.values()} == {
-        f"trainer.backbones.{name}" for name in SMALL
+        f"trainer.backbones.{name}" for name in BUILDERS
     }
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_a_network_gives_the_same_embeddings_through_onnxruntime(
-    seeded, monkeypatch, tmp_path: Path, name
-):
-    file, builder = name.split(":")
-    module = import_module(f"trainer.backbones.{file}")
-    for constant, shallow in SHALLOW.get(file, {}).items():
-        monkeypatch.setattr(module, constant, shallow)
-    made = getattr(module, builder)
-    network = made(embedding_dim=16, image_size=(SIDE, SIDE), **SMALL[name])
-    expect_parity(as_if_trained(network), tmp_path)
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_network_gives_the_same_embeddings_through_onnxruntime(seeded, tmp_path: Path, name):
+    expect_parity(as_if_trained(shallow(name, side=SIDE)), tmp_path)
 
 
 def regions(generator: GeneratorName) -> nn.Module:
