@@ -32,21 +32,31 @@ struct Affine {
     }
 };
 
+// Adds term(row, channel) of some rows to each channel's sum, four rows at a time.
+template <class W, class Term>
+inline void add_rows(int64_t rows, int64_t channels, W* sum, Term term) {
+    int64_t r = 0;
+    for (; r + 4 <= rows; r += 4)
+#pragma GCC ivdep
+        for (int64_t c = 0; c < channels; ++c)
+            sum[c] += (term(r, c) + term(r + 1, c)) + (term(r + 2, c) + term(r + 3, c));
+    for (; r < rows; ++r)
+#pragma GCC ivdep
+        for (int64_t c = 0; c < channels; ++c) sum[c] += term(r, c);
+}
+
 // A block's mean and sum of squared deviations of each channel, in two passes over the cache.
 template <class T, class W>
 void block_moments(const T* x, int64_t rows, int64_t channels, W* mean, W* squares) {
     std::fill_n(mean, channels, W(0));
     std::fill_n(squares, channels, W(0));
-    for (int64_t r = 0; r < rows; ++r)
-#pragma GCC ivdep
-        for (int64_t c = 0; c < channels; ++c) mean[c] += widen(x[r * channels + c]);
+    add_rows(rows, channels, mean,
+             [=](int64_t r, int64_t c) { return widen(x[r * channels + c]); });
     for (int64_t c = 0; c < channels; ++c) mean[c] /= W(rows);
-    for (int64_t r = 0; r < rows; ++r)
-#pragma GCC ivdep
-        for (int64_t c = 0; c < channels; ++c) {
-            const W away = widen(x[r * channels + c]) - mean[c];
-            squares[c] += away * away;
-        }
+    add_rows(rows, channels, squares, [=](int64_t r, int64_t c) {
+        const W away = widen(x[r * channels + c]) - mean[c];
+        return away * away;
+    });
 }
 
 template <class T, class W>
