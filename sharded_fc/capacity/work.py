@@ -19,8 +19,9 @@ class HeadWork:
 
     `operations` count a multiplication and an addition as two. `logits` are rows x batch, each of
     which is summed once and differentiated once. `elements` are the numbers in the rows visited,
-    `gathered` those of them that lie scattered in the table. `drawn` counts evaluations of the
-    keyed permutation. `moved_bytes` go to the device and back where rows are kept outside it.
+    `gathered` those of them in rows whose neighbour before is not visited. `drawn` counts
+    evaluations of the keyed permutation. `moved_bytes` go to the device and back where rows are
+    kept outside it.
     """
 
     operations: dict[Product, float]
@@ -43,11 +44,14 @@ def head_work(shape: HeadShape) -> HeadWork:
     each = 2.0 * shape.batch * shape.width
     elements = rows * shape.width
     sampling = shape.sampling
-    drawn = 0
+    drawn, gathered = 0, 0.0
     if sampling is not None:
         draw = sampling.draw(shape.num_classes, seed=0)
         own_blocks = -(-shape.own_classes // draw.block)
         drawn = min(draw.drawn_blocks, own_blocks)
+        alone = 1.0 - rows / shape.own_rows  # the row before is not visited
+        in_blocks, single = shape.parts
+        gathered = max(0.0, alone) * (in_blocks / draw.block + single) * shape.width
     caught_up = sampling is not None and sampling.untouched == "caught_up"
     compared, rotated = _mining(shape)
     return HeadWork(
@@ -59,7 +63,7 @@ def head_work(shape: HeadShape) -> HeadWork:
         logits=rows * shape.batch,
         rows=rows,
         elements=elements,
-        gathered=0.0 if sampling is None else elements,
+        gathered=gathered,
         drawn=drawn,
         chunks=shape.num_chunks,
         caught=elements if caught_up else 0.0,

@@ -66,7 +66,7 @@ def test_a_sampled_step_costs_its_share_and_the_drawing():
     # 10,000 drawn and 64 samples' classes, less the few that are both.
     assert work.rows == pytest.approx(10_000 + 64 * 0.9, abs=1)
     assert work.drawn == 10_000
-    assert seconds.sampling == pytest.approx((work.rows * 128 + 10_000) * 1e-9, rel=1e-12)
+    assert seconds.sampling == pytest.approx((work.gathered + 10_000) * 1e-9, rel=1e-12)
 
 
 def test_product_rates_are_interpolated_in_logarithms_and_end_where_measurements_do():
