@@ -4,8 +4,9 @@
         [--regions 8] [--threads 2] [--repeats 7] [--record]
 
 1x1, as many channels out as in, float32, each side in its faster memory format (the selection: all
-m responses of a sample in one batched product), filters of the released generator. Memory is what a
-forward or a training step adds at its peak, in a process of its own.
+m responses of a sample in one batched product), filters of the released generator. Freed memory
+stays the process's, for all candidates alike. Memory is what a forward or a training step adds at
+its peak, in a process of its own.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests.benchmarks.memory import resident_kb
+from tests.benchmarks.memory import keep_freed, resident_kb
 from tests.benchmarks.record import Cell, interleaved, met, record
 from trainer.layers.drconv import DRConv2d
 
@@ -172,6 +173,7 @@ def main() -> None:
     if options.one:
         print(_added(*json.loads(options.one)))
         return
+    keep_freed()
     torch.set_num_threads(options.threads)
     rows: list[dict[str, Cell]] = []
     notes = [

@@ -6,8 +6,9 @@
 Everything is float32 over one image size, input positions on a side. Each candidate runs in both
 memory formats, all in turn, and its faster one counts. Forward is evaluation, with weights kept;
 training is forward and backward of image and weights, the weights being given; what makes them,
-once a step, is `block`: forward, and with backward. Memory is what a forward adds to a process at
-its peak, its output included, in a process of its own.
+once a step, is `block`: forward, and with backward. Freed memory stays the process's, for all
+candidates alike. Memory is what a forward adds to a process at its peak, its output included, in a
+process of its own.
 """
 
 import argparse
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests.benchmarks.memory import resident_kb
+from tests.benchmarks.memory import keep_freed, resident_kb
 from tests.benchmarks.record import Cell, interleaved, met, record
 from trainer.layers.tvconv import TVConv2d, varying_depthwise
 
@@ -236,6 +237,7 @@ def main() -> None:
     if options.one:
         print(peak_bytes(sizes[0], options.one, batch=options.batch))
         return
+    keep_freed()
     rows = []
     for size in sizes:
         rows.append(measure(size, batch=options.batch, repeats=options.repeats))

@@ -5,6 +5,7 @@
 Every head is measured in a process of its own, since an allocator does not give back all it had.
 """
 
+import ctypes
 import json
 import re
 import subprocess
@@ -39,6 +40,18 @@ def _train(candidate: Candidate, size: Size) -> None:
     made, data = make(candidate, size), batches(size)
     for _ in range(STEPS):
         made.step(*next(data))
+
+
+def keep_freed() -> None:
+    """Let this process keep what it frees, so that no measured call waits for pages of its own.
+
+    Whether the C library's heap gives a large output back, and fetches it anew at every call, is
+    chance: it depends on what else lies there. It is up to half of a light layer's time.
+    """
+    library = ctypes.CDLL(None)
+    # glibc's M_TRIM_THRESHOLD and M_MMAP_MAX
+    assert library.mallopt(-1, 2**31 - 1)
+    assert library.mallopt(-4, 0)
 
 
 def resident_kb(field: str) -> int:

@@ -34,7 +34,8 @@ struct Maps {
 
 namespace {
 
-constexpr int64_t SPAN = 16;  // the most positions that a thread takes at a time
+constexpr int64_t SPAN = 16;  // positions that a thread takes at a time, or
+constexpr int64_t SPAN_BYTES = 384 << 10;  // as many as have weights that stay in a core's cache
 constexpr int64_t TAPS = 9;   // that share a load of the target's gradient
 constexpr int64_t GRAIN = 1 << 18;  // products under which starting threads takes longer
 
@@ -84,12 +85,13 @@ inline void write(uint16_t* to, Some<float, N> value) {
     *reinterpret_cast<Some<uint16_t, N>*>(to) = __builtin_convertvector(kept, Some<uint16_t, N>);
 }
 
-// Calls work(first, last) for spans of target positions, as many and as long for every thread.
+// Calls work(first, last) for spans of at most so many target positions, as many and as long for
+// every thread.
 template <class Work>
-void for_each_span(const Taps& taps, const Maps& maps, Work work) {
+void for_each_span(const Taps& taps, const Maps& maps, int64_t most, Work work) {
     const int64_t products = taps.first[taps.positions] * maps.images * maps.channels;
     const int threads = products < GRAIN ? 1 : int(maps.threads);
-    const int64_t rounds = (taps.positions + threads * SPAN - 1) / (threads * SPAN);
+    const int64_t rounds = (taps.positions + threads * most - 1) / (threads * most);
     const int64_t spans = rounds * threads;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t span = 0; span < spans; ++span)
@@ -130,7 +132,8 @@ void add_up(const Taps& taps, const Maps& maps, const T* source, const float* we
 template <class T>
 void add_up_all(const Taps& taps, const Maps& maps, const T* source, const float* weight,
                 T* target) {
-    for_each_span(taps, maps, [&](int64_t first, int64_t last) {
+    const int64_t most = std::max(SPAN, SPAN_BYTES / (4 * taps.rows * maps.channels));
+    for_each_span(taps, maps, most, [&](int64_t first, int64_t last) {
         int64_t n = 0;
         const auto some = [&](auto count) {
             add_up<decltype(count)::value>(taps, maps,
@@ -174,7 +177,7 @@ template <class T>
 void correlate_all(const Taps& taps, const Maps& maps, const T* source, const T* target,
                    float* weight) {
     const int64_t channels = maps.channels;
-    for_each_span(taps, maps, [&](int64_t first, int64_t last) {
+    for_each_span(taps, maps, SPAN, [&](int64_t first, int64_t last) {
         for (int64_t position = first; position < last; ++position) {
             const int64_t end = taps.first[position + 1];
             if (end - taps.first[position] < taps.rows)
