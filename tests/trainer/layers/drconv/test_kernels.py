@@ -44,7 +44,7 @@ def results(module, case: Case, dtype: torch.dtype, device: str = "cpu") -> list
     found = module.backward(
         gradient, image, given["guide"], mask, filters, case.geometry, wanted=wanted
     )
-    return [out.float(), *(tensor.float() for tensor in found)]
+    return [out.float(), *(tensor.float() for tensor in found if tensor is not None)]
 
 
 def by_kernels(case: Case, dtype: torch.dtype) -> list[Tensor]:
