@@ -66,12 +66,13 @@ class Visit(NamedTuple):
     after: Yardstick
 
     def drift(self, then: Prediction) -> float:
-        """How much longer the prediction would be at this visit's speed of the machine."""
+        """How much longer the prediction would be at this visit's speed of the machine.
+
+        By the faster reading, as a calibration's is the fastest of some.
+        """
         readings = (self.before, self.after)
         share = then.moved_share
-        return statistics.mean(
-            then.yardstick.drift(reading, moved_share=share) for reading in readings
-        )
+        return min(then.yardstick.drift(reading, moved_share=share) for reading in readings)
 
 
 @dataclass(frozen=True, kw_only=True)
