@@ -1,4 +1,4 @@
-"""Every kind of network trains as in plain torch: on ZeRO 1 to 3, and replayed in backward."""
+"""Every kind of network trains as in plain torch: on ZeRO 0 to 3, and replayed in backward."""
 
 from typing import Literal
 
@@ -89,8 +89,13 @@ def trained_plainly(name: str, steps: int) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("name", "stage", "recompute", "steps"),
     [
+        ("iresnet", 0, True, 1),
         ("iresnet", 3, False, 2),
+        ("vit", 2, False, 1),
         ("vit", 3, True, 2),
+        ("vargfacenet", 2, False, 1),
+        ("mbf", 1, False, 1),
+        ("mobilefacenet", 3, True, 1),
         ("mobilenetv2_010", 1, True, 1),
         ("shufflenetv2_050", 2, False, 1),
         ("replaced", 1, True, 1),
