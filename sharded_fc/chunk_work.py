@@ -5,7 +5,7 @@ Nothing here communicates, and nothing waits for an accelerator.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -36,6 +36,8 @@ class Visit:
 
     measures: Float[Tensor, "measures batch"]
     inverse_norm: Float[Tensor, " rows"]
+    pieces: list[list[Piece]]
+    """Each part's chunks."""
     kept: int
     """For how many chunks, the first ones, a tile is kept for the second visit."""
     rows: dict[int, Tensor] = field(default_factory=dict, kw_only=True)
@@ -82,12 +84,9 @@ class ChunkWork:
             batch, part, sub_centres=self.sub_centres, normalised=self.normalised, step=step
         )
 
-    def _pieces(
-        self, parts: Sequence[Part], which: int, rules: Rules, chunk: int
-    ) -> Iterator[Piece]:
+    def _pieces(self, parts: Sequence[Part], rules: Rules, chunk: int) -> list[list[Piece]]:
         return pieces_of(
             parts,
-            which,
             rules,
             chunk=chunk,
             sub_centres=self.sub_centres,

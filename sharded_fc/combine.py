@@ -242,23 +242,25 @@ def summarise(
     counted = labelled.sum().clamp_min(1)
     highest = tables[:, HIGHEST].amax(0) / scale
 
-    def mean(value: Tensor) -> Tensor:
-        return (torch.where(labelled, value.double(), 0.0).sum() / counted).to(loss.dtype)
-
     if batch.class_range is None:
         negatives = torch.full_like(highest, num_classes - 1)
     else:
         negatives = (batch.class_range[1] - batch.class_range[0] - 1).clamp_min(1).double()
+    conflicts = tables[:, CONFLICTS].sum(0) / negatives
+    nearest = target_cosine > highest
+    of_samples = target_cosine, highest, outcome.negative_mass, nearest, conflicts
+    sums = torch.where(labelled, torch.stack([value.double() for value in of_samples]), 0.0).sum(1)
+    means = (sums / counted).to(loss.dtype).unbind()
     ascending = torch.where(labelled, target_cosine.double(), torch.inf).sort().values
     place = ((labelled.sum() - 1).clamp_min(0) * 0.05).floor().long()
     return Statistics(
         loss=loss,
-        target_cosine=mean(target_cosine),
+        target_cosine=means[0],
         target_cosine_p05=ascending.gather(0, place.unsqueeze(0)).squeeze(0).to(loss.dtype),
-        hardest_negative_cosine=mean(highest),
-        negative_mass=mean(outcome.negative_mass),
-        top1=mean((target_cosine > highest).double()),
-        conflict_share=mean(tables[:, CONFLICTS].sum(0) / negatives),
+        hardest_negative_cosine=means[1],
+        negative_mass=means[2],
+        top1=means[3],
+        conflict_share=means[4],
         committed=outcome.finite,
         bad_rank=_bad_rank(batch.embedding, tables, owner),
         used_maximum=used_maximum,

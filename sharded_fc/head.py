@@ -5,8 +5,9 @@ backward fills the embedding gradients and updates the centres. The centres, the
 their optimizer never leave their rank. No engine, no data, no checkpoint files in here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Literal
 
 import torch
@@ -34,12 +35,18 @@ class HeadOutput:
     """`loss.backward()` fills embedding gradients and commits the rows.
 
     `sample_loss` holds this rank's samples' own losses, unweighted and detached, in the order they
-    were passed.
+    were passed. `summarise` is for `statistics`.
     """
 
     loss: Float[Tensor, ""]
     sample_loss: Float[Tensor, " own"]
-    statistics: Statistics
+    summarise: Callable[[], Statistics]
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """Figures of this call, computed when first asked for."""
+        with torch.no_grad():
+            return self.summarise()
 
 
 class ShardedHead(HeadRows):
@@ -208,7 +215,7 @@ class ShardedHead(HeadRows):
         return HeadOutput(
             Commit.apply(step, loss, self._anchor, *(view.embedding for view in views)),
             forward.own(forward.outcome.sample_loss).to(self._problem.dtype),
-            forward.statistics(loss, scale=self.scale, num_classes=self.num_classes),
+            partial(forward.statistics, loss, scale=self.scale, num_classes=self.num_classes),
         )
 
     def _commit(self, forward: Pass, generation: int, upstream: Tensor) -> Tensor:

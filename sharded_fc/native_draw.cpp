@@ -1,5 +1,5 @@
-// A keyed permutation (sampling/permutation.py) on a CPU: its first numbers, in ascending order, and
-// the places of some.
+// A keyed permutation (sampling/permutation.py) on a CPU: its first numbers, in ascending order, the
+// places of some, and where so many others end.
 //
 // The same integers as there. Places go through the rounds a few at a time, so that the compiler
 // makes vectors of them; the numbers become bits of a set, which is read in order: no sort. No torch
@@ -133,4 +133,16 @@ extern "C" void places_of(const Network* network, const int64_t* number, int64_t
     for (int64_t round = 0; round < network->rounds; ++round)
         keys[round] = extend(network->key, uint64_t(round));
     for (int64_t i = 0; i < count; ++i) to[i] = place_of(*network, keys, number[i]);
+}
+
+// Writes the place behind the first `wanted` numbers that are not among the `known` to `end`.
+extern "C" void end_of_others(const Network* network, int64_t wanted, const int64_t* known,
+                              int64_t num_known, int64_t* end) {
+    std::vector<int64_t> place(num_known);
+    places_of(network, known, num_known, place.data());
+    std::sort(place.begin(), place.end());
+    // Before the k-th of the known there are place - k others: more and more.
+    int64_t passed = 0;
+    while (passed < num_known && place[passed] - passed < wanted) ++passed;
+    *end = wanted + passed;
 }

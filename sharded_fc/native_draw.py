@@ -73,3 +73,20 @@ def places(described: Network, number: Int[Tensor, " n"]) -> Int[Tensor, " n"] |
         ctypes.c_void_p(to.data_ptr()),
     )
     return to
+
+
+def end_of_others(described: Network, wanted: int, *, known: Int[Tensor, " known"]) -> int | None:
+    """The place behind the first `wanted` numbers that are not `known`; None if not done."""
+    code = library() if known.is_cpu else None
+    if code is None:
+        return None
+    known = known.contiguous()
+    end = ctypes.c_int64()
+    code["end_of_others"](
+        ctypes.byref(described),
+        ctypes.c_int64(wanted),
+        ctypes.c_void_p(known.data_ptr()),
+        ctypes.c_int64(known.shape[0]),
+        ctypes.byref(end),
+    )
+    return end.value

@@ -65,6 +65,7 @@ class SingleVisit(ChunkWork):
         visit = Begun(
             measures=self._measures(batch, shift=batch.weight.new_zeros(())),
             inverse_norm=inverse_norm,
+            pieces=self._pieces(parts, rules, chunk),
             kept=kept,
             embedding_gradient=torch.zeros_like(batch.embedding),
             along=torch.empty_like(inverse_norm),
@@ -74,7 +75,7 @@ class SingleVisit(ChunkWork):
         if weights is not None:
             weights_of = self._weights(operands, batch, rules, weights, parts)
         for which, part in enumerate(parts):
-            for piece in self._pieces(parts, which, rules, chunk):
+            for piece in visit.pieces[which]:
                 inverse = visit.inverse_norm[piece.place]
                 rows = self._rows(operands, part, piece, inverse, step=step)
                 product = operands.product[: len(rows)]
@@ -121,7 +122,7 @@ class SingleVisit(ChunkWork):
         kept = visit.kept if self._kept_for is visit else 0
         for which, part in enumerate(parts):
             ratios = part.ratios(step.ratios)
-            for piece in self._pieces(parts, which, rules, chunk):
+            for piece in visit.pieces[which]:
                 inverse = visit.inverse_norm[piece.place]
                 opened = part.open(piece.start, piece.stop, step=step.number, skip=step.skip)
                 gradient = self._place(piece, kept, otherwise=operands.operand_gradient)

@@ -44,10 +44,10 @@ class ChunkedSoftmax(ChunkWork):
         inverse_norm = batch.embedding.new_ones(sum(map(len, parts)))
         kept = self._room(operands.product, parts) if keep and not self._fused else 0
         room = self._row_room(operands, parts, kept) if keep else None
-        visit = Visit(measures, inverse_norm, kept)
+        visit = Visit(measures, inverse_norm, self._pieces(parts, rules, chunk), kept)
         self._kept_for = visit if keep else None
-        for which, part in enumerate(parts):
-            for piece in self._pieces(parts, which, rules, chunk):
+        for part, pieces in zip(parts, visit.pieces, strict=True):
+            for piece in pieces:
                 inverse = inverse_norm[piece.place]
                 to = None
                 if room is not None and part.gathered and piece.place.stop <= len(room):
@@ -88,9 +88,9 @@ class ChunkedSoftmax(ChunkWork):
         weights_of = self._weights(operands, batch, rules, weights, parts)
         kept, kept_rows = (visit.kept, visit.rows) if self._kept_for is visit else (0, {})
         embedding_gradient = torch.zeros_like(batch.embedding)
-        for which, part in enumerate(parts):
+        for part, pieces, of_part in zip(parts, visit.pieces, weights_of, strict=True):
             ratios = part.ratios(step.ratios)
-            for piece in self._pieces(parts, which, rules, chunk):
+            for piece in pieces:
                 inverse = visit.inverse_norm[piece.place]
                 opened = part.open(piece.start, piece.stop, step=step.number, skip=step.skip)
                 rows = kept_rows.get(piece.number)
@@ -104,7 +104,7 @@ class ChunkedSoftmax(ChunkWork):
                     self._place(piece, kept, otherwise=operands.product),
                     inverse,
                     made=piece.number < kept,
-                    weights=weights_of[which],
+                    weights=of_part,
                     out=gradient,
                 )
                 operands.add_embedding_gradient(embedding_gradient, gradient, rows)

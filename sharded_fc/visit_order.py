@@ -1,7 +1,6 @@
 """In which order a visit goes through its parts' rows, chunk by chunk, and by which rules."""
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sharded_fc.partition import chunks
@@ -25,28 +24,38 @@ class Piece:
 
 def pieces_of(
     parts: Sequence[Part],
-    which: int,
     rules: Rules,
     *,
     chunk: int,
     sub_centres: int,
     labels_everywhere: bool,
-) -> Iterator[Piece]:
-    """The chunks of one part, of up to `chunk` rows each.
+) -> list[list[Piece]]:
+    """Each part's chunks, of up to `chunk` rows each.
 
     The rules of a chunk without a sample's class hold no labels where looking costs nothing, on a
     CPU, unless they are wanted everywhere.
     """
-    before, part = parts[:which], parts[which]
-    first = sum(math.ceil(len(each) / chunk) for each in before)
-    offset = sum(map(len, before))
-    rules = part.rules(rules)
-    holding = None
-    if rules.label is not None and rules.label.is_cpu and not labels_everywhere:
-        row = rules.label[rules.label >= 0] * sub_centres
-        holding = set((row // chunk).tolist())
-    without = replace(rules, label=None)
-    for number, (start, stop) in enumerate(chunks(len(part), chunk)):
-        place = slice(offset + start, offset + stop)
-        held = holding is None or number in holding
-        yield Piece(start, stop, place, first + number, rules if held else without)
+    found: list[list[Piece]] = []
+    offset = 0
+    for part in parts:
+        before = sum(map(len, found))
+        of_part = part.rules(rules)
+        holding = None
+        if of_part.label is not None and of_part.label.is_cpu and not labels_everywhere:
+            row = of_part.label[of_part.label >= 0] * sub_centres
+            holding = set((row // chunk).tolist())
+        without = replace(of_part, label=None)
+        found.append(
+            [
+                Piece(
+                    start,
+                    stop,
+                    slice(offset + start, offset + stop),
+                    before + number,
+                    of_part if holding is None or number in holding else without,
+                )
+                for number, (start, stop) in enumerate(chunks(len(part), chunk))
+            ]
+        )
+        offset += len(part)
+    return found

@@ -7,6 +7,7 @@ is cut over ranks by slot, while its directory is on every rank's host.
 """
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -152,7 +153,8 @@ class PoolHead:
             finite = torch.cat(
                 [loss.isfinite().unsqueeze(0), *(view.finite for view in views)]
             ).all()
-            statistics = pool_statistics(
+            summarise = partial(
+                pool_statistics,
                 views,
                 passes,
                 loss=loss.to(dtype),
@@ -177,7 +179,7 @@ class PoolHead:
         return HeadOutput(
             Commit.apply(step, loss.to(dtype), self._anchor, first.probe, second.probe),
             torch.cat(sample_loss).to(dtype),
-            statistics,
+            summarise,
         )
 
     def rows(self, block: int = 65536) -> Iterator[Block]:

@@ -107,13 +107,10 @@ class Draw:
         """The place where the draw ends, and the probability of what is no positive."""
         if self.quota == "negatives":
             return self.drawn_blocks, self._rate
-        # The place behind the first `wanted` that are no positives: before the k-th positive there
-        # are place - k of those.
         wanted = max(self.count - len(positives), 0)
-        place = permutation.inverse(positives).sort().values
-        before = place - torch.arange(len(place), device=place.device)
         rate = wanted / max(self.num_classes - len(positives), 1)
-        return wanted + int((before < wanted).sum()), torch.tensor(rate, dtype=torch.float64)
+        end = permutation.end_of_others(wanted, positives)
+        return end, torch.tensor(rate, dtype=torch.float64)
 
     def _shuffled_classes(self, permutation: Permutation, start: int, stop: int) -> Tensor:
         """The drawn classes in [start, stop), where blocks are of places in the shuffled order."""

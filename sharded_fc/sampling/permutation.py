@@ -56,7 +56,7 @@ class Permutation:
         """
         if self.device.type == "cpu":
             found = native_draw.first_numbers(
-                self._network(), count=count, first=first, last=last, known=without
+                self._network, count=count, first=first, last=last, known=without
             )
             if found is not None:
                 return found
@@ -67,11 +67,23 @@ class Permutation:
     def inverse(self, number: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
         """The places of numbers in [0, size), both int64."""
         if self.device.type == "cpu":
-            found = native_draw.places(self._network(), number)
+            found = native_draw.places(self._network, number)
             if found is not None:
                 return found
         return self._walk(number, range(ROUNDS - 1, -1, -1), sign=-1)
 
+    def end_of_others(self, wanted: int, known: Int[Tensor, " known"]) -> int:
+        """The place behind the first `wanted` numbers that are not among the distinct `known`."""
+        if self.device.type == "cpu":
+            found = native_draw.end_of_others(self._network, wanted, known=known)
+            if found is not None:
+                return found
+        # Before the k-th of the known there are place - k others.
+        place = self.inverse(known).sort().values
+        before = place - torch.arange(len(place), device=place.device)
+        return wanted + int((before < wanted).sum())
+
+    @cached_property
     def _network(self) -> native_draw.Network:
         return native_draw.network(
             int(self._key), rounds=ROUNDS, rows=self._rows, columns=self._columns, size=self.size

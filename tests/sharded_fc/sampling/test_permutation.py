@@ -41,6 +41,19 @@ def test_the_first_numbers_within_a_range_come_in_order_with_and_without_a_compi
                 assert found.tolist() == sorted(expected)
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("native", ["1", "0"])
+def test_the_first_others_end_where_as_many_have_come(size, native, monkeypatch):
+    monkeypatch.setenv(SWITCH, native)
+    permutation = Permutation(size, key_of(11, size), device=CPU)
+    number = permutation.forward(torch.arange(size)).tolist()
+    for known in (set(), {0}, set(range(0, size, 3)), set(range(size))):
+        others = [place for place, x in enumerate(number) if x not in known]
+        for wanted in {0, min(1, len(others)), len(others) // 2, len(others)}:
+            end = permutation.end_of_others(wanted, torch.tensor(sorted(known), dtype=torch.int64))
+            assert end == (others[wanted - 1] + 1 if wanted else 0)
+
+
 @pytest.mark.parametrize("native", ["1", "0"])
 def test_places_of_a_hundred_million_numbers_are_found_without_a_table_of_them(native, monkeypatch):
     monkeypatch.setenv(SWITCH, native)
