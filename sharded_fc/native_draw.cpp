@@ -56,22 +56,39 @@ void through(const Network& network, int64_t count, int32_t* __restrict row,
     }
 }
 
-// The place of one number: the rounds backwards, until it is below the size.
-int64_t place_of(const Network& network, const std::vector<uint64_t>& keys, int64_t number) {
+// The rounds backwards. The side's rest, added, takes a change away; nothing for a change of 0.
+void back_through(const Network& network, int64_t count, int32_t* __restrict row,
+                  int32_t* __restrict column) {
     const int32_t rows = int32_t(network.rows), columns = int32_t(network.columns);
-    do {
-        int32_t row = int32_t(number / columns), column = int32_t(number % columns);
-        for (int64_t round = network.rounds - 1; round >= 0; --round) {
-            const uint32_t low = uint32_t(keys[round]), high = uint32_t(keys[round] >> 32);
-            // The side's rest, added, takes the change away; nothing for a change of 0.
-            if (round % 2 == 0)
-                row = added(row, rows - change(uint32_t(column), low, high, rows), rows);
-            else
-                column = added(column, columns - change(uint32_t(row), low, high, columns), columns);
+    for (int64_t round = network.rounds - 1; round >= 0; --round) {
+        const uint64_t key = extend(network.key, uint64_t(round));
+        const uint32_t low = uint32_t(key), high = uint32_t(key >> 32);
+        if (round % 2 == 0)
+            for (int64_t i = 0; i < count; ++i)
+                row[i] = added(row[i], rows - change(uint32_t(column[i]), low, high, rows), rows);
+        else
+            for (int64_t i = 0; i < count; ++i)
+                column[i] =
+                    added(column[i], columns - change(uint32_t(row[i]), low, high, columns), columns);
+    }
+}
+
+// Writes the numbers at rows and columns; those beyond the size are walked on until they are back.
+template <class Walk>
+void write_numbers(const Network& network, int64_t count, int32_t* row, int32_t* column,
+                   int64_t* number, Walk walk) {
+    const int64_t columns = network.columns, size = network.size;
+    walk(network, count, row, column);
+    int64_t largest = 0;
+    for (int64_t i = 0; i < count; ++i) {
+        number[i] = row[i] * columns + column[i];
+        largest = std::max(largest, number[i]);
+    }
+    for (int64_t i = 0; largest >= size && i < count; ++i)
+        while (number[i] >= size) {
+            walk(network, 1, row + i, column + i);
+            number[i] = row[i] * columns + column[i];
         }
-        number = int64_t(row) * columns + column;
-    } while (number >= network.size);
-    return number;
 }
 
 }  // namespace
@@ -81,7 +98,8 @@ int64_t place_of(const Network& network, const std::vector<uint64_t>& keys, int6
 extern "C" void first_numbers(const Network* network, int64_t count, int64_t first, int64_t last,
                               const int64_t* known, int64_t num_known, int64_t* to,
                               int64_t* found) {
-    const std::unique_ptr<uint64_t[]> set(new uint64_t[(last - first + 63) / 64]());
+    const uint64_t range = last - first;
+    const std::unique_ptr<uint64_t[]> set(new uint64_t[(range + 63) / 64]());
     int32_t row[SPAN], column[SPAN];
     int64_t number[SPAN];
     for (int64_t begin = 0; begin < count; begin += SPAN) {
@@ -93,24 +111,16 @@ extern "C" void first_numbers(const Network* network, int64_t count, int64_t fir
             std::iota(column + i, column + i + run, int32_t(c));
             i += run;
         }
-        through(*network, many, row, column);
-        bool walked = true;
+        write_numbers(*network, many, row, column, number, through);
         for (int64_t i = 0; i < many; ++i) {
-            number[i] = row[i] * network->columns + column[i];
-            walked &= number[i] < network->size;
+            const uint64_t bit = number[i] - first;  // of those before the first: beyond the last
+            if (bit < range) set[bit / 64] |= uint64_t(1) << bit % 64;
         }
-        for (int64_t i = 0; !walked && i < many; ++i)
-            while (number[i] >= network->size) {
-                through(*network, 1, row + i, column + i);
-                number[i] = row[i] * network->columns + column[i];
-            }
-        for (int64_t i = 0; i < many; ++i)
-            if (number[i] >= first && number[i] < last)
-                set[(number[i] - first) / 64] |= uint64_t(1) << ((number[i] - first) % 64);
     }
-    for (int64_t i = 0; i < num_known; ++i)
-        if (known[i] >= first && known[i] < last)
-            set[(known[i] - first) / 64] &= ~(uint64_t(1) << ((known[i] - first) % 64));
+    for (int64_t i = 0; i < num_known; ++i) {
+        const uint64_t bit = known[i] - first;
+        if (bit < range) set[bit / 64] &= ~(uint64_t(1) << bit % 64);
+    }
     // A few at a time and some too many: how many a word has cannot be foreseen.
     int64_t* end = to;
     for (int64_t base = first; base < last; base += 64) {
@@ -129,10 +139,15 @@ extern "C" void first_numbers(const Network* network, int64_t count, int64_t fir
 // Writes the places of `count` numbers to `to`.
 extern "C" void places_of(const Network* network, const int64_t* number, int64_t count,
                           int64_t* to) {
-    std::vector<uint64_t> keys(network->rounds);
-    for (int64_t round = 0; round < network->rounds; ++round)
-        keys[round] = extend(network->key, uint64_t(round));
-    for (int64_t i = 0; i < count; ++i) to[i] = place_of(*network, keys, number[i]);
+    int32_t row[SPAN], column[SPAN];
+    for (int64_t begin = 0; begin < count; begin += SPAN) {
+        const int64_t many = std::min(count - begin, SPAN);
+        for (int64_t i = 0; i < many; ++i) {
+            row[i] = int32_t(number[begin + i] / network->columns);
+            column[i] = int32_t(number[begin + i] % network->columns);
+        }
+        write_numbers(*network, many, row, column, to + begin, back_through);
+    }
 }
 
 // Writes the place behind the first `wanted` numbers that are not among the `known` to `end`.
