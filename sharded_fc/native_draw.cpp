@@ -93,11 +93,38 @@ void write_numbers(const Network& network, int64_t count, int32_t* row, int32_t*
 
 }  // namespace
 
+// Writes the places of `count` numbers to `to`.
+extern "C" void places_of(const Network* network, const int64_t* number, int64_t count,
+                          int64_t* to) {
+    int32_t row[SPAN], column[SPAN];
+    for (int64_t begin = 0; begin < count; begin += SPAN) {
+        const int64_t many = std::min(count - begin, SPAN);
+        for (int64_t i = 0; i < many; ++i) {
+            row[i] = int32_t(number[begin + i] / network->columns);
+            column[i] = int32_t(number[begin + i] % network->columns);
+        }
+        write_numbers(*network, many, row, column, to + begin, back_through);
+    }
+}
+
+// Writes the place behind the first `wanted` numbers that are not among the `known` to `end`.
+extern "C" void end_of_others(const Network* network, int64_t wanted, const int64_t* known,
+                              int64_t num_known, int64_t* end) {
+    std::vector<int64_t> place(num_known);
+    places_of(network, known, num_known, place.data());
+    std::sort(place.begin(), place.end());
+    // Before the k-th of the known there are place - k others: more and more.
+    int64_t passed = 0;
+    while (passed < num_known && place[passed] - passed < wanted) ++passed;
+    *end = wanted + passed;
+}
+
 // Writes those of the first `count` numbers that lie in [first, last), but the `known`, to `to` and
-// how many they are to `found`. `to` has room for SLACK more.
-extern "C" void first_numbers(const Network* network, int64_t count, int64_t first, int64_t last,
-                              const int64_t* known, int64_t num_known, int64_t* to,
+// how many they are to `found`. `to` has room for SLACK more. With `others` the known do not count.
+extern "C" void first_numbers(const Network* network, int64_t count, int32_t others, int64_t first,
+                              int64_t last, const int64_t* known, int64_t num_known, int64_t* to,
                               int64_t* found) {
+    if (others) end_of_others(network, count, known, num_known, &count);
     const uint64_t range = last - first;
     const std::unique_ptr<uint64_t[]> set(new uint64_t[(range + 63) / 64]());
     int32_t row[SPAN], column[SPAN];
@@ -134,30 +161,4 @@ extern "C" void first_numbers(const Network* network, int64_t count, int64_t fir
         end += many;
     }
     *found = end - to;
-}
-
-// Writes the places of `count` numbers to `to`.
-extern "C" void places_of(const Network* network, const int64_t* number, int64_t count,
-                          int64_t* to) {
-    int32_t row[SPAN], column[SPAN];
-    for (int64_t begin = 0; begin < count; begin += SPAN) {
-        const int64_t many = std::min(count - begin, SPAN);
-        for (int64_t i = 0; i < many; ++i) {
-            row[i] = int32_t(number[begin + i] / network->columns);
-            column[i] = int32_t(number[begin + i] % network->columns);
-        }
-        write_numbers(*network, many, row, column, to + begin, back_through);
-    }
-}
-
-// Writes the place behind the first `wanted` numbers that are not among the `known` to `end`.
-extern "C" void end_of_others(const Network* network, int64_t wanted, const int64_t* known,
-                              int64_t num_known, int64_t* end) {
-    std::vector<int64_t> place(num_known);
-    places_of(network, known, num_known, place.data());
-    std::sort(place.begin(), place.end());
-    // Before the k-th of the known there are place - k others: more and more.
-    int64_t passed = 0;
-    while (passed < num_known && place[passed] - passed < wanted) ++passed;
-    *end = wanted + passed;
 }

@@ -32,13 +32,14 @@ def first_numbers(
     described: Network,
     *,
     count: int,
+    others: bool,
     first: int,
     last: int,
     known: Int[Tensor, " known"],
 ) -> Int[Tensor, " found"] | None:
     """Those of the first `count` numbers in [first, last), ascending, but `known`.
 
-    None if not done.
+    With `others` of the first `count` that are not `known`. None if not done.
     """
     code = library() if known.is_cpu else None
     if code is None:
@@ -49,6 +50,7 @@ def first_numbers(
     code["first_numbers"](
         ctypes.byref(described),
         ctypes.c_int64(count),
+        ctypes.c_int32(others),
         ctypes.c_int64(first),
         ctypes.c_int64(last),
         ctypes.c_void_p(known.data_ptr()),

@@ -87,30 +87,26 @@ class Draw:
         else:  # without waiting for the device
             key = extend(key_of(self.seed, NEGATIVES), step.to(device))
         permutation = Permutation(self.num_blocks, key, device=device)
-        end, rate = self._end(permutation, positives)
-        rate = rate.to(device)
         if self.shuffled:
             classes = self._shuffled_classes(permutation, start, stop)
-            return without_known(classes, positives), rate
+            return without_known(classes, positives), self._rate.to(device)
+        peer = self.quota == "peer"
+        wanted = max(self.count - len(positives), 0) if peer else self.drawn_blocks
+        rate = self._rate
+        if peer:
+            others = max(self.num_classes - len(positives), 1)
+            rate = torch.tensor(wanted / others, dtype=torch.float64)
         first, last = start // self.block, -(-stop // self.block)
         if self.drawn_blocks < last - first:
             known = positives if self.block == 1 else positives[:0]
-            blocks = permutation.first_within(end, first, last, without=known)
+            blocks = permutation.first_within(wanted, first, last, without=known, others=peer)
             if self.block == 1:
-                return blocks, rate
+                return blocks, rate.to(device)
         else:
             number = torch.arange(first, last, device=device)
+            end = permutation.end_of_others(wanted, positives) if peer else wanted
             blocks = number[permutation.inverse(number) < end]
-        return without_known(self._classes(blocks, start, stop), positives), rate
-
-    def _end(self, permutation: Permutation, positives: Tensor) -> tuple[int, Tensor]:
-        """The place where the draw ends, and the probability of what is no positive."""
-        if self.quota == "negatives":
-            return self.drawn_blocks, self._rate
-        wanted = max(self.count - len(positives), 0)
-        rate = wanted / max(self.num_classes - len(positives), 1)
-        end = permutation.end_of_others(wanted, positives)
-        return end, torch.tensor(rate, dtype=torch.float64)
+        return without_known(self._classes(blocks, start, stop), positives), rate.to(device)
 
     def _shuffled_classes(self, permutation: Permutation, start: int, stop: int) -> Tensor:
         """The drawn classes in [start, stop), where blocks are of places in the shuffled order."""

@@ -48,18 +48,27 @@ class Permutation:
         return self._walk(place, range(ROUNDS), sign=1)
 
     def first_within(
-        self, count: int, first: int, last: int, *, without: Int[Tensor, " known"]
+        self,
+        count: int,
+        first: int,
+        last: int,
+        *,
+        without: Int[Tensor, " known"],
+        others: bool = False,
     ) -> Int[Tensor, " found"]:
         """Those of the first `count` numbers that lie in [first, last), ascending.
 
-        But for those in `without`, which are distinct and ascending.
+        But for those in `without`, which are distinct and ascending; with `others` they do not
+        count.
         """
         if self.device.type == "cpu":
             found = native_draw.first_numbers(
-                self._network, count=count, first=first, last=last, known=without
+                self._network, count=count, others=others, first=first, last=last, known=without
             )
             if found is not None:
                 return found
+        if others:
+            count = self.end_of_others(count, without)
         number = self.forward(torch.arange(count, device=self.device))
         number = number[(number >= first) & (number < last)].sort().values
         return without_known(number, without)

@@ -52,6 +52,12 @@ def test_the_first_others_end_where_as_many_have_come(size, native, monkeypatch)
         for wanted in {0, min(1, len(others)), len(others) // 2, len(others)}:
             end = permutation.end_of_others(wanted, torch.tensor(sorted(known), dtype=torch.int64))
             assert end == (others[wanted - 1] + 1 if wanted else 0)
+            first, last = size // 4, size
+            found = permutation.first_within(
+                wanted, first, last, without=torch.tensor(sorted(known)).long(), others=True
+            )
+            expected = sorted(number[place] for place in others[:wanted])
+            assert found.tolist() == [x for x in expected if first <= x < last]
 
 
 @pytest.mark.parametrize("native", ["1", "0"])
