@@ -35,7 +35,7 @@ struct Maps {
 namespace {
 
 constexpr int64_t SPAN = 16;  // positions that a thread takes at a time, or
-constexpr int64_t SPAN_BYTES = 384 << 10;  // as many as have weights that stay in a core's cache
+constexpr int64_t SPAN_BYTES = 512 << 10;  // as many as have weights that stay in a core's cache
 constexpr int64_t TAPS = 9;   // that share a load of the target's gradient
 constexpr int64_t GRAIN = 1 << 18;  // products under which starting threads takes longer
 
