@@ -90,12 +90,8 @@ class Draw:
         if self.shuffled:
             classes = self._shuffled_classes(permutation, start, stop)
             return without_known(classes, positives), self._rate.to(device)
+        wanted, rate = self._wanted(len(positives))
         peer = self.quota == "peer"
-        wanted = max(self.count - len(positives), 0) if peer else self.drawn_blocks
-        rate = self._rate
-        if peer:
-            others = max(self.num_classes - len(positives), 1)
-            rate = torch.tensor(wanted / others, dtype=torch.float64)
         first, last = start // self.block, -(-stop // self.block)
         if self.drawn_blocks < last - first:
             known = positives if self.block == 1 else positives[:0]
@@ -107,6 +103,14 @@ class Draw:
             end = permutation.end_of_others(wanted, positives) if peer else wanted
             blocks = number[permutation.inverse(number) < end]
         return without_known(self._classes(blocks, start, stop), positives), rate.to(device)
+
+    def _wanted(self, positives: int) -> tuple[int, Tensor]:
+        """How many blocks to draw, with "peer" of those of no positive; q of what they hold."""
+        if self.quota == "negatives":
+            return self.drawn_blocks, self._rate
+        wanted = max(self.count - positives, 0)
+        rate = wanted / max(self.num_classes - positives, 1)
+        return wanted, torch.tensor(rate, dtype=torch.float64)
 
     def _shuffled_classes(self, permutation: Permutation, start: int, stop: int) -> Tensor:
         """The drawn classes in [start, stop), where blocks are of places in the shuffled order."""
