@@ -54,7 +54,7 @@ def _text(value: Any) -> str:
             return ", ".join(map(_text, value)) or "none"
         case dict():
             return ", ".join(f"{key} {_text(item)}" for key, item in value.items()) or "none"
-        case None:
+        case None | "":
             return "-"
         case _:
             return str(value)
