@@ -210,8 +210,8 @@ class ChunkWork:
         """The weights for each part's chunks, such that gradients fit the operands' dtype."""
         sigmoid = rules.sigmoid_bias is not None
         largest = batch.weight.amax().to(self.working_dtype) * max(1.0, rules.negative_weight)
-        if sigmoid and parts[0].weight.term is not None and len(parts[0]):
-            largest = largest * parts[0].weight.term.exp().to(largest.dtype)
+        if sigmoid and len(parts[0]):
+            largest = largest * parts[0].weight.term
         fitted = operands.fit(weights, largest, sigmoid=sigmoid)
         return [weigh_gradients(fitted, part.weight, sigmoid=sigmoid) for part in parts]
 

@@ -48,8 +48,13 @@ def key_of(first: int, *values: int) -> int:
     """One key, in [0, 2^64), for a sequence of integers whose low 64 bits count."""
     key = mix_int((first + GOLDEN) % (1 << 64))
     for value in values:
-        key = mix_int((key + value * GOLDEN) % (1 << 64))
+        key = extend_int(key, value)
     return key
+
+
+def extend_int(key: int, value: int) -> int:
+    """`extend` of one key, in [0, 2^64)."""
+    return mix_int((key + value * GOLDEN) % (1 << 64))
 
 
 def extend(key: int | Tensor, value: Int[Tensor, "*shape"]) -> Tensor:

@@ -19,6 +19,7 @@ struct Network {
 namespace {
 
 constexpr int64_t SPAN = 256, SLACK = 8;
+constexpr int64_t LEAST = 2048;  // numbers, for which a thread is worth its start
 constexpr uint64_t GOLDEN = 0x9E3779B97F4A7C15;
 
 inline uint64_t extend(uint64_t key, uint64_t value) {
@@ -119,37 +120,69 @@ extern "C" void end_of_others(const Network* network, int64_t wanted, const int6
     *end = wanted + passed;
 }
 
-// Writes those of the first `count` numbers that lie in [first, last), but the `known`, to `to` and
-// how many they are to `found`. `to` has room for SLACK more. With `others` the known do not count.
-extern "C" void first_numbers(const Network* network, int64_t count, int32_t others, int64_t first,
-                              int64_t last, const int64_t* known, int64_t num_known, int64_t* to,
-                              int64_t* found) {
-    if (others) end_of_others(network, count, known, num_known, &count);
-    const uint64_t range = last - first;
-    const std::unique_ptr<uint64_t[]> set(new uint64_t[(range + 63) / 64]());
+namespace {
+
+// Sets the bits, counted from `first`, of the numbers at places in [begin, end).
+void mark(const Network& network, int64_t begin, int64_t end, int64_t first, uint64_t range,
+          uint64_t* set) {
     int32_t row[SPAN], column[SPAN];
     int64_t number[SPAN];
-    for (int64_t begin = 0; begin < count; begin += SPAN) {
-        const int64_t many = std::min(count - begin, SPAN);
-        int64_t r = begin / network->columns, c = begin % network->columns;
+    for (; begin < end; begin += SPAN) {
+        const int64_t many = std::min(end - begin, SPAN);
+        int64_t r = begin / network.columns, c = begin % network.columns;
         for (int64_t i = 0; i < many; ++r, c = 0) {
-            const int64_t run = std::min(many - i, network->columns - c);
+            const int64_t run = std::min(many - i, network.columns - c);
             std::fill_n(row + i, run, int32_t(r));
             std::iota(column + i, column + i + run, int32_t(c));
             i += run;
         }
-        write_numbers(*network, many, row, column, number, through);
+        write_numbers(network, many, row, column, number, through);
         for (int64_t i = 0; i < many; ++i) {
             const uint64_t bit = number[i] - first;  // of those before the first: beyond the last
             if (bit < range) set[bit / 64] |= uint64_t(1) << bit % 64;
         }
     }
-    for (int64_t i = 0; i < num_known; ++i) {
-        const uint64_t bit = known[i] - first;
+}
+
+}  // namespace
+
+// What is asked of `first_numbers`.
+struct Wanted {
+    Network network;
+    int64_t count, others, first, last;
+    const int64_t* known;
+    int64_t num_known;
+    int64_t* to;  // with room for SLACK more than there can be
+    int64_t threads, found;
+};
+
+// Writes those of the first `count` numbers that lie in [first, last), but the `known`, to `to` and
+// how many they are to `found`. With `others` the known do not count.
+extern "C" void first_numbers(Wanted* wanted) {
+    const Network& network = wanted->network;
+    const int64_t first = wanted->first, last = wanted->last;
+    int64_t count = wanted->count;
+    if (wanted->others)
+        end_of_others(&network, count, wanted->known, wanted->num_known, &count);
+    const uint64_t range = last - first;
+    const int64_t words = (range + 63) / 64;
+    // Each thread has a set of its own: what a set costs must be little beside its numbers.
+    const int64_t sets =
+        std::clamp<int64_t>(count / std::max(LEAST, words / 4), 1, wanted->threads);
+    const std::unique_ptr<uint64_t[]> memory(new uint64_t[sets * words]());
+    uint64_t* const set = memory.get();
+#pragma omp parallel for num_threads(sets) schedule(static)
+    for (int64_t part = 0; part < sets; ++part)
+        mark(network, count * part / sets, count * (part + 1) / sets, first, range,
+             set + part * words);
+    for (int64_t part = 1; part < sets; ++part)
+        for (int64_t i = 0; i < words; ++i) set[i] |= set[part * words + i];
+    for (int64_t i = 0; i < wanted->num_known; ++i) {
+        const uint64_t bit = wanted->known[i] - first;
         if (bit < range) set[bit / 64] &= ~(uint64_t(1) << bit % 64);
     }
     // A few at a time and some too many: how many a word has cannot be foreseen.
-    int64_t* end = to;
+    int64_t* end = wanted->to;
     for (int64_t base = first; base < last; base += 64) {
         uint64_t bits = set[(base - first) / 64];
         const int64_t many = __builtin_popcountll(bits);
@@ -160,5 +193,5 @@ extern "C" void first_numbers(const Network* network, int64_t count, int32_t oth
             }
         end += many;
     }
-    *found = end - to;
+    wanted->found = end - wanted->to;
 }

@@ -28,6 +28,18 @@ def network(key: int, *, rounds: int, rows: int, columns: int, size: int) -> Net
     return Network(key % (1 << 64), rounds, rows, columns, size)
 
 
+class _Wanted(ctypes.Structure):
+    _fields_ = (
+        ("network", Network),
+        *((name, ctypes.c_int64) for name in ("count", "others", "first", "last")),
+        ("known", ctypes.c_void_p),
+        ("num_known", ctypes.c_int64),
+        ("to", ctypes.c_void_p),
+        ("threads", ctypes.c_int64),
+        ("found", ctypes.c_int64),
+    )
+
+
 def first_numbers(
     described: Network,
     *,
@@ -46,19 +58,16 @@ def first_numbers(
         return None
     known = known.contiguous()
     to = torch.empty(min(count, last - first) + _SLACK, dtype=torch.int64)
-    found = ctypes.c_int64()
-    code["first_numbers"](
-        ctypes.byref(described),
-        ctypes.c_int64(count),
-        ctypes.c_int32(others),
-        ctypes.c_int64(first),
-        ctypes.c_int64(last),
-        ctypes.c_void_p(known.data_ptr()),
-        ctypes.c_int64(known.shape[0]),
-        ctypes.c_void_p(to.data_ptr()),
-        ctypes.byref(found),
+    wanted = _Wanted(
+        described,
+        *(count, others, first, last),
+        known.data_ptr(),
+        known.shape[0],
+        to.data_ptr(),
+        torch.get_num_threads(),
     )
-    return to[: found.value]
+    code["first_numbers"](ctypes.byref(wanted))
+    return to.narrow(0, 0, wanted.found)
 
 
 def places(described: Network, number: Int[Tensor, " n"]) -> Int[Tensor, " n"] | None:

@@ -4,6 +4,7 @@ A part looks like a small table of its own: samples' classes and ranges are coun
 so that what works on chunks knows nothing of sampling.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -23,31 +24,27 @@ Ratios = Sequence[tuple[int, int, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class Weight:
-    """What a negative of a part stands for, besides itself.
+    """How many classes a negative of a part stands for: in the loss, and where they are counted."""
 
-    `term` is the logarithm of what multiplies its term of the loss, None for 1; `count` is how many
-    classes it stands for where negatives are counted.
-    """
-
-    term: Float[Tensor, ""] | None = None
-    count: Float[Tensor, ""] | None = None
+    term: float = 1.0
+    count: float = 1.0
 
 
 def weigh_sums(measures: Float[Tensor, "measures batch"], weight: Weight) -> None:
     """Multiply what one part's negatives added to `measures`, which were empty before it."""
-    if weight.term is not None:
-        measures[[TOTAL, SIGMOIDS]] *= weight.term.exp()
-    if weight.count is not None:
+    if weight.term != 1.0:
+        measures[[TOTAL, SIGMOIDS]] *= weight.term
+    if weight.count != 1.0:
         measures[CONFLICTS] *= weight.count
 
 
 def weigh_gradients(weights: Weights, weight: Weight, *, sigmoid: bool) -> Weights:
     """Weights that multiply the gradients of one part's negatives in the same way."""
-    if weight.term is None:
+    if weight.term == 1.0:
         return weights
-    term = weight.term.to(weights.offset.dtype)
-    offset = weights.offset * term.exp() if sigmoid else weights.offset + term
-    return replace(weights, offset=offset)
+    offset = weights.offset
+    moved = offset * weight.term if sigmoid else offset + math.log(weight.term)
+    return replace(weights, offset=moved)
 
 
 @dataclass(frozen=True)

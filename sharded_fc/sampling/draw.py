@@ -12,10 +12,10 @@ from functools import cached_property
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from sharded_fc.counter import extend, key_of
+from sharded_fc.counter import extend, extend_int, key_of
 from sharded_fc.sampling.permutation import Permutation, without_known
 
 Quota = Literal["negatives", "peer"]
@@ -71,25 +71,25 @@ class Draw:
         return self.drawn_blocks / self.num_blocks
 
     @cached_property
-    def _rate(self) -> Float[Tensor, ""]:
-        return torch.tensor(self.rate, dtype=torch.float64)
+    def _key(self) -> int:
+        return key_of(self.seed, NEGATIVES)
 
     def of_step(
         self, step: Int[Tensor, ""], positives: Int[Tensor, " positives"], *, start: int, stop: int
-    ) -> tuple[Int[Tensor, " drawn"], Float[Tensor, ""]]:
+    ) -> tuple[Int[Tensor, " drawn"], float]:
         """The drawn classes in [start, stop), ascending, without positives; q of each of them.
 
         `positives` are the distinct classes of the global batch, ascending.
         """
         device = positives.device
         if step.is_cpu and device.type == "cpu":
-            key = key_of(self.seed, NEGATIVES, int(step))
+            key = extend_int(self._key, int(step))
         else:  # without waiting for the device
-            key = extend(key_of(self.seed, NEGATIVES), step.to(device))
+            key = extend(self._key, step.to(device))
         permutation = Permutation(self.num_blocks, key, device=device)
         if self.shuffled:
             classes = self._shuffled_classes(permutation, start, stop)
-            return without_known(classes, positives), self._rate.to(device)
+            return without_known(classes, positives), self.rate
         wanted, rate = self._wanted(len(positives))
         peer = self.quota == "peer"
         first, last = start // self.block, -(-stop // self.block)
@@ -97,20 +97,19 @@ class Draw:
             known = positives if self.block == 1 else positives[:0]
             blocks = permutation.first_within(wanted, first, last, without=known, others=peer)
             if self.block == 1:
-                return blocks, rate.to(device)
+                return blocks, rate
         else:
             number = torch.arange(first, last, device=device)
             end = permutation.end_of_others(wanted, positives) if peer else wanted
             blocks = number[permutation.inverse(number) < end]
-        return without_known(self._classes(blocks, start, stop), positives), rate.to(device)
+        return without_known(self._classes(blocks, start, stop), positives), rate
 
-    def _wanted(self, positives: int) -> tuple[int, Tensor]:
+    def _wanted(self, positives: int) -> tuple[int, float]:
         """How many blocks to draw, with "peer" of those of no positive; q of what they hold."""
         if self.quota == "negatives":
-            return self.drawn_blocks, self._rate
+            return self.drawn_blocks, self.rate
         wanted = max(self.count - positives, 0)
-        rate = wanted / max(self.num_classes - positives, 1)
-        return wanted, torch.tensor(rate, dtype=torch.float64)
+        return wanted, wanted / max(self.num_classes - positives, 1)
 
     def _shuffled_classes(self, permutation: Permutation, start: int, stop: int) -> Tensor:
         """The drawn classes in [start, stop), where blocks are of places in the shuffled order."""

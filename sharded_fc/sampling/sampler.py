@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from sharded_fc import huge_pages
@@ -25,7 +25,7 @@ class Choice:
     """Of all partitions."""
     drawn: Int[Tensor, " drawn"]
     own: Int[Tensor, " own"]
-    rate: Float[Tensor, ""]
+    rate: float
     """The probability of each drawn one to be drawn."""
 
     def answers(self, step: Tensor, positives: Tensor) -> bool:
@@ -87,8 +87,8 @@ class Sampler:
         if isinstance(rows, OutsideRows):
             rows = self._take(rows, choice, next_label)
             catch_up = None if catch_up is None else catch_up.on(rows)
-        rate = choice.rate.clamp_min(torch.finfo(choice.rate.dtype).tiny)  # 0: nothing is drawn
-        weight = Weight(term=-rate.log() if self._corrected else None, count=1.0 / rate)
+        share = 1.0 / choice.rate if choice.rate else 1.0  # at a rate of 0 nothing is drawn
+        weight = Weight(term=share if self._corrected else 1.0, count=share)
         if len(self._buffer) != chunk:
             self._buffer = huge_pages.empty(
                 chunk, self._rows.width, dtype=self._rows.dtype, device=self._rows.device

@@ -158,7 +158,7 @@ def test_given_batch_and_index_the_mean_over_all_draws_is_the_full_sum(monkeypat
 
         def of_step(self, step, certain, *, start, stop, subset=subset):
             others = torch.tensor(sorted(set(subset) - set(certain.tolist())), dtype=torch.int64)
-            return others, torch.full((), 2 / 12, dtype=torch.float64)
+            return others, 2 / 12
 
         monkeypatch.setattr(Draw, "of_step", of_step)
         total += head(embedding, label).sample_loss.exp() / len(subsets)

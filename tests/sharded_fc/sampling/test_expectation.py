@@ -46,7 +46,7 @@ def test_the_mean_over_all_draws_of_twelve_classes_is_the_full_sum(monkeypatch, 
             others = torch.tensor(sorted(set(subset) - set(label.tolist())), dtype=torch.int64)
 
             def of_step(self, step, positives, *, start, stop, others=others):
-                return others, torch.full((), count / CLASSES, dtype=torch.float64)
+                return others, count / CLASSES
 
             monkeypatch.setattr(Draw, "of_step", of_step)
             # The target's logit does not change: loss = ln(sum) - logit.
@@ -64,7 +64,7 @@ def log_sums(cosine, *, target, positives, correction, rate, scale=64.0, draws=2
     found = []
     for step in range(draws):
         drawn, q = draw.of_step(torch.tensor(step), known, start=0, stop=classes)
-        weight = -q.log() if correction == "logq" else 0.0
+        weight = -math.log(q) if correction == "logq" else 0.0
         certain = torch.cat([cosine.new_tensor([target]), cosine[1:positives]]) * scale
         found.append(torch.cat([certain, cosine[drawn] * scale + weight]).logsumexp(0))
     return torch.stack(found)
