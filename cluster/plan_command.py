@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 BUSY = 0.5
 """A load, in processes, above which a calibration is worth a warning."""
+MOST_MINUTES = 60
 
 
 @errors_in_one_line
@@ -31,6 +32,7 @@ def plan(
     rate: float | None = None,
     pool: float | None = None,
     calibrate: bool = False,
+    minutes: float = 1.0,
     constants: Path | None = None,
     json: bool = False,
 ) -> int:
@@ -52,6 +54,8 @@ def plan(
             0.1
         pool: share of the people that a pool holds; unset is the run file's, or 0.01
         calibrate: measure this machine first, with the run's backbone; takes a minute or two
+        minutes: how long to measure: what is fastest counts, so a machine that others use, too,
+            needs more
         constants: where this machine's numbers are kept; unset is the user's cache folder
         json: print the result as JSON
     """
@@ -68,6 +72,8 @@ def plan(
         raise RunFileError(f"--pool {pool:g}; use a share of the people above 0 and up to 1")
     if calibrate and device is not None:
         raise RunFileError("--calibrate measures this machine; leave out --device")
+    if not 0 <= minutes <= MOST_MINUTES:
+        raise RunFileError(f"--minutes {minutes:g}; use 0 to {MOST_MINUTES}")
     if gpus is not None and gpus < 1:
         raise RunFileError(f"--gpus {gpus}; use 1 or more")
     path = constants or kept.default_path()
@@ -75,7 +81,7 @@ def plan(
     pictures = None if images is None else units.count(images, what="--images")
     file, changes = request.split(run)
     if calibrate:
-        machine = _calibrated(file, changes, gpus=gpus, path=path)
+        machine = _calibrated(file, changes, gpus=gpus, minutes=minutes, path=path)
         if file is None and people is None:
             show({"machine": machine.name, "constants": str(path)}, as_json=json)
             return Exit.OK
@@ -102,7 +108,7 @@ def plan(
 
 
 def _calibrated(
-    file: Path | None, changes: Sequence[str], *, gpus: int | None, path: Path
+    file: Path | None, changes: Sequence[str], *, gpus: int | None, minutes: float, path: Path
 ) -> "Machine":
     """Measure this machine with a run's backbone, and keep that beside what was measured before."""
     from trainer.planning import constants as kept
@@ -113,7 +119,8 @@ def _calibrated(
     before = kept.earlier(path)
     busy = f", but its load is {load():.1f}" if load() > BUSY else ""
     sys.stderr.write(f"measuring this machine; it should have nothing else to do{busy}\n")
-    machine = calibrate(run, setups_for(run, chosen=file is not None or gpus is not None))
+    setups = setups_for(run, chosen=file is not None or gpus is not None)
+    machine = calibrate(run, setups, minutes=minutes)
     if before is not None:
         machine = kept.merged(machine, before)
     kept.save(machine, path)

@@ -15,11 +15,14 @@ HALVED = Yardstick(operations_per_s=4e9, bytes_per_s=4e9)
 PREDICTED = Prediction(seconds=1.2, head_bytes=110, moved_share=0.5, yardstick=CALIBRATED)
 
 
-def test_an_error_is_that_of_the_median_visit_and_so_is_memorys():
-    visits = [Visit(seconds, size, CALIBRATED, CALIBRATED) for seconds, size in ((1, 90), (3, 100))]
+def test_an_error_is_that_of_the_fastest_visit_and_memorys_of_the_median():
+    visits = [
+        Visit(seconds, size, CALIBRATED, CALIBRATED) for seconds, size in ((1.5, 90), (3, 100))
+    ]
     row = _row("a head", PREDICTED, [*visits, Visit(1.0, 200, CALIBRATED, CALIBRATED)])
     assert row["error %"] == pytest.approx(20.0)
-    assert row["error without drift %"] == pytest.approx(20.0)
+    assert row["error of median %"] == pytest.approx(-20.0)
+    assert row["error without drift %"] == pytest.approx(-20.0)
     assert row["drift %"] == pytest.approx(0.0)
     assert row["spread %"] == pytest.approx(200.0)
     assert row["memory error %"] == pytest.approx(10.0)

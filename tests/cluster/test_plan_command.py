@@ -74,8 +74,8 @@ def test_a_calibration_is_kept_beside_earlier_ones_and_planned_with(
 ):
     asked = []
 
-    def measured(run, setups):
-        asked.append((run.backbone.name, setups))
+    def measured(run, setups, *, minutes):
+        asked.append((run.backbone.name, setups, minutes))
         return machine(constants(ranks=setups[0][0], threads=setups[0][1]))
 
     monkeypatch.setattr(calibrate, "calibrate", measured)
@@ -85,19 +85,22 @@ def test_a_calibration_is_kept_beside_earlier_ones_and_planned_with(
     code, out, errors = run(
         capsys, "--calibrate", "--gpus", "2", "--identities", "1m", "--constants", path, *SMALL
     )
-    assert (code, asked) == (0, [("facenet_small", [(2, 1)])])
+    assert (code, asked) == (0, [("facenet_small", [(2, 1)], 1.0)])
     assert errors.startswith("measuring this machine")
     assert out.splitlines()[-1].startswith("Recommended: ")
     assert [each.ranks for each in load(path).setups] == [2, 4]
-    code, out, _ = run(capsys, "--calibrate", "--constants", path, "--json", *SMALL)
+    code, out, _ = run(
+        capsys, "--calibrate", "--minutes", "2.5", "--constants", path, "--json", *SMALL
+    )
     assert (code, json.loads(out)["constants"]) == (0, str(path))
-    assert asked[1][1] == [(1, 2), (2, 1)]
+    assert asked[1][1:] == ([(1, 2), (2, 1)], 2.5)
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
         (("--device", "h100"), 2, "--identities"),
+        (("--calibrate", "--minutes", "-1"), 2, "--minutes"),
         (("--identities", "many", "--device", "h100"), 2, "--identities 'many'"),
         (("--identities", "1m", "--device", "abacus"), 1, "choose one of h200"),
         (("--identities", "1m", "--device", "h100", "--rate", "2"), 2, "--rate 2"),

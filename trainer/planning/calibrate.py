@@ -3,7 +3,7 @@
 Ranks of one machine share its cores and memory, so each setup, so many ranks of so many threads, is
 measured with all of them at work at once. Everything is measured in several rounds, spread over
 the time it takes, and the shortest counts: the machine may be slower in one half of a minute than
-in the other.
+in the other, and where others use it, in one half of an hour.
 """
 
 import os
@@ -33,15 +33,17 @@ from trainer.planning.yardstick import Yardstick, measure_yardstick
 from trainer.topology import Topology
 
 UNKNOWN = 1.0  # a rate that is not measured yet; or never asked for, as of exchanges of one rank
-LEAST_ROUNDS, ROUNDS_S = 3, 30.0
-"""As many rounds as begin within this time, and so many at least."""
+LEAST_ROUNDS = 3
 
 
-def calibrate(run: RunConfig, setups: Sequence[tuple[int, int]]) -> Machine:
-    """This machine's numbers for (ranks, threads) each; a minute or two for two setups.
+def calibrate(
+    run: RunConfig, setups: Sequence[tuple[int, int]], *, minutes: float = 1.0
+) -> Machine:
+    """This machine's numbers for (ranks, threads) each, which share the `minutes` of measuring.
 
     The dtypes of heads are the usual ones and the run's; the backbone is the run's.
     """
+    seconds = 60.0 * minutes / len(setups)
     on_cpu = not torch.cuda.is_available()
     before = load()
     return Machine(
@@ -50,7 +52,7 @@ def calibrate(run: RunConfig, setups: Sequence[tuple[int, int]]) -> Machine:
         measured=True,
         on_cpu=on_cpu,
         setups=tuple(
-            on_ranks(measure, run, threads, ranks=ranks, threads=threads)
+            on_ranks(measure, run, threads, seconds, ranks=ranks, threads=threads)
             for ranks, threads in setups
         ),
     )
@@ -75,8 +77,11 @@ def setups_for(run: RunConfig, *, chosen: bool) -> list[tuple[int, int]]:
     return [(1, cores), (cores, 1)] if cores > 1 else [(1, 1)]
 
 
-def measure(topology: Topology, run: RunConfig, threads: int) -> Constants:
-    """Everything about these ranks; every rank calls it and gets the same."""
+def measure(topology: Topology, run: RunConfig, threads: int, seconds: float) -> Constants:
+    """Everything about these ranks; every rank calls it and gets the same.
+
+    In as many rounds as begin within `seconds`, and three at least.
+    """
     clock = Clock(topology.group, topology.device)
     on_cpu = topology.device.type == "cpu"
     dtypes = list(dict.fromkeys((*USUAL, Dtypes(*dtypes_of(run, on_cpu=on_cpu)))))
@@ -99,7 +104,7 @@ def measure(topology: Topology, run: RunConfig, threads: int) -> Constants:
                 "byte": 1.0 / reading.bytes_per_s,
             }
 
-        numbers = repeated(once, clock, least=LEAST_ROUNDS, seconds=ROUNDS_S)
+        numbers = repeated(once, clock, least=LEAST_ROUNDS, seconds=seconds)
     cost = backbone.cost(numbers)
     row = table.row(run.backbone.name)
     area = (run.data.image_size / max(row.image_size)) ** 2

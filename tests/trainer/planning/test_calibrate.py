@@ -58,10 +58,10 @@ def measured(ranks: int) -> Any:
     calibrate_run.DISK_BYTES, calibrate_run.WARM_STEPS, calibrate_run.STEPS = 4096, 1, 2
     calibrate_run.TABLE_ROWS, calibrate_run.TAKEN_BLOCKS, calibrate_run.BLOCK = 256, 4, 8
     calibrate_run.FACES, calibrate_run.PEOPLE, calibrate_run.LOADED_S = 16, 4, 0.01
-    calibrate.LEAST_ROUNDS, calibrate.ROUNDS_S = 1, 0.0
+    calibrate.LEAST_ROUNDS = 1
     yardstick.COPIED_ITEMS, yardstick.LEAST_S = 1 << 10, 0.0
     torch.set_num_threads(1)
-    return calibrate.measure(Topology.of_default_group(), asked(ranks).run, 1)
+    return calibrate.measure(Topology.of_default_group(), asked(ranks).run, 1, 0.0)
 
 
 def test_two_ranks_find_every_constant_and_a_plan_uses_them(ranks: RankPools):
