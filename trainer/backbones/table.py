@@ -104,6 +104,31 @@ def _mobilenetv2(percent: int, parameters: int, multiply_adds: int) -> Backbone:
     )
 
 
+def _vargnet(
+    version: int,
+    percent: int,
+    normal_blocks: tuple[int, ...],
+    parameters: int,
+    multiply_adds: int,
+) -> Backbone:
+    return Backbone(
+        name=f"vargnet_v{version}_{percent:03d}",
+        builder="trainer.backbones.vargnet:VarGNet",
+        arguments={
+            "normal_blocks": normal_blocks,
+            "head_block": version == 2,
+            "width": percent / 100,
+        },
+        embedding_dim=512,
+        image_size=(112, 112),
+        parameters=parameters,
+        multiply_adds=multiply_adds,
+        ending="mean, linear, BatchNorm",
+        paper="arXiv:1907.05653",
+        note=f"version {version}, width {percent / 100:g}, without the stem's stride",
+    )
+
+
 def _shufflenetv2(
     name: str,
     channels: tuple[int, int, int],
@@ -175,6 +200,9 @@ BACKBONES: dict[str, Backbone] = {
             paper="arXiv:1910.04985",
             note="the same for faces of 112 x 96",
         ),
+        _vargnet(1, 100, (0, 0, 2, 1), 5_038_880, 619_696_128),
+        _vargnet(2, 50, (2, 6, 3), 1_410_768, 130_329_600),
+        _vargnet(2, 100, (2, 6, 3), 3_114_400, 359_684_096),
         _mobilenetv2(10, 324_672, 18_023_680),
         _mobilenetv2(50, 827_968, 66_260_224),
         _mobilenetv2(100, 2_241_280, 211_451_392),

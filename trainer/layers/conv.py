@@ -47,16 +47,20 @@ def conv_norm(
         ),
         BatchNorm2d(outputs, eps=eps),
     ]
+    if activation is not None:
+        layers.append(activation_layer(activation, outputs))
+    return ConvNorm(*layers)
+
+
+def activation_layer(activation: Activation, channels: int) -> nn.Module:
+    """The layer of this name."""
     match activation:
         case "prelu":
-            layers.append(PReLU(outputs))
+            return PReLU(channels)
         case "relu":
-            layers.append(nn.ReLU())
+            return nn.ReLU()
         case "relu6":
-            layers.append(nn.ReLU6())
-        case None:
-            pass
-    return ConvNorm(*layers)
+            return nn.ReLU6()
 
 
 def depthwise(

@@ -28,17 +28,17 @@ def draw(
             nn.init.zeros_(layer.bias)
 
 
-def initialise(network: nn.Module) -> None:
+def initialise(network: nn.Module, *, slope: float = PRELU_SLOPE) -> None:
     """Draw convolutions by He et al. (arXiv:1502.01852, eq. 14) for PReLU, linear layers likewise.
 
     The fan counts the inputs of one output, k*k*channels/groups, so grouped and depthwise layers
-    keep the scale of their input too (torch's fan-out ignores groups).
+    keep the scale of their input too (torch's fan-out ignores groups). A `slope` of 0 is ReLU's.
     """
-    draw(network, convolution=_he_fan_in, linear=_he_fan_in)
 
+    def he_fan_in(weight: Tensor) -> None:
+        nn.init.kaiming_normal_(weight, a=slope, mode="fan_in")
 
-def _he_fan_in(weight: Tensor) -> None:
-    nn.init.kaiming_normal_(weight, a=PRELU_SLOPE, mode="fan_in")
+    draw(network, convolution=he_fan_in, linear=he_fan_in)
 
 
 def he_fan_out(weight: Tensor) -> None:

@@ -12,6 +12,7 @@ BUILDERS: dict[str, dict[str, Any]] = {
     "mobilefacenet:MobileFaceNet": {},
     "mbf:MBF": {"repeats": (1, 1, 1, 1), "scale": 1},
     "vargfacenet:VarGFaceNet": {},
+    "vargnet:VarGNet": {"normal_blocks": (1, 0, 1, 1), "head_block": False, "width": 0.5},
     "mobilenetv2:MobileNetV2": {"width": 0.5},
     "shufflenetv2:ShuffleNetV2": {"channels": (56, 112, 224), "split": "keep_left"},
     "iresnet:IResNet": {"repeats": (1, 1, 1, 1)},

@@ -68,6 +68,50 @@ def test_shufflenet_is_the_imagenet_one_but_for_its_end(name, expected):
 
 
 @pytest.mark.parametrize(
+    ("name", "blocks", "head", "width", "last", "expected"),
+    [
+        # Halving and normal blocks in their order.
+        ("vargnet_v1_100", "HHHNNHN", False, 32, 1024, (5_536_008, 620_195_840)),
+        ("vargnet_v2_050", "HNNHNNNNNNHNNN", True, 16, 1024, (1_907_896, 130_829_312)),
+        ("vargnet_v2_100", "HNNHNNNNNNHNNN", True, 32, 1024, (3_611_528, 360_183_808)),
+    ],
+)
+def test_vargnet_is_the_imagenet_one_but_for_its_end(name, blocks, head, width, last, expected):
+    """Without the stem's stride, 112 pixels are cut as 224 are; theirs ends in 1,000 classes."""
+
+    def separable(inputs: int, outputs: int, factor: int, side: int) -> None:
+        nonlocal parameters, multiply_adds
+        wide = inputs * factor
+        weights = 9 * 8 * wide + wide * outputs
+        parameters += weights + 2 * wide + 2 * outputs
+        multiply_adds += weights * side**2
+
+    side, classes = 112, 1000
+    parameters, multiply_adds = 27 * width + 2 * width, 27 * width * side**2
+    if head:
+        side //= 2
+        for _ in range(3):
+            separable(width, width, 1, side)
+    for block in blocks:
+        if block == "H":
+            side //= 2
+            for _ in range(3):
+                separable(width, 2 * width, 2, side)
+            width *= 2
+            separable(width, width, 2, side)
+        else:
+            for _ in range(2):
+                separable(width, width, 2, side)
+    parameters += width * last + 2 * last
+    multiply_adds += width * last * side**2
+    assert (parameters + 1025 * classes, multiply_adds + 1024 * classes) == expected
+    parts = count(made(name), (112, 112))
+    trunk = [cost for part, cost in parts.items() if part not in {"embedding", "total"}]
+    assert sum(cost.parameters for cost in trunk) == parameters
+    assert sum(cost.multiply_adds for cost in trunk) == multiply_adds
+
+
+@pytest.mark.parametrize(
     ("name", "giga"),
     [
         ("iresnet18", 2.6),

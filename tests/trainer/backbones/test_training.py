@@ -94,6 +94,7 @@ def trained_plainly(name: str, steps: int) -> dict[str, Tensor]:
         ("vit", 2, False, 1),
         ("vit", 3, True, 2),
         ("vargfacenet", 2, False, 1),
+        ("vargnet_v2_050", 1, True, 1),
         ("mbf", 1, False, 1),
         ("mobilefacenet", 3, True, 1),
         ("mobilenetv2_010", 1, True, 1),
