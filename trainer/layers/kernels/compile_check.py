@@ -8,19 +8,33 @@ Fails where one spills registers to memory or asks for too much shared memory.
 from collections.abc import Iterator
 
 from sharded_fc.kernels.compile_check import Build, main
-from trainer.layers.kernels import drconv, drconv_kernels, tvconv
+from trainer.layers.drconv.geometry import Geometry, pair
+from trainer.layers.kernels import (
+    drconv,
+    drconv_depthwise,
+    drconv_depthwise_kernels,
+    drconv_kernels,
+    tvconv,
+)
 
 
 def builds(architecture: int) -> Iterator[Build]:
     """What runs on a card of one architecture."""
     yield from _drconv(architecture)
+    yield from _drconv_depthwise(architecture)
     yield from _tvconv(architecture)
+
+
+_FILTER_NUMBERS = (
+    *("terms", "of_own", "of_term", "of_tap"),
+    *("sample_factors", "region_factors", "term_factors", "tap_factors"),
+)
 
 
 def _drconv(architecture: int) -> Iterator[Build]:
     numbers = (
-        *("terms", "of_own", "of_term", "of_out", "of_in", "of_tap"),
-        *("sample_factors", "region_factors", "term_factors", "tap_factors"),
+        *_FILTER_NUMBERS,
+        *("of_out", "of_in"),
         *("to_lot", "to_own", "to_term", "to_out", "to_in"),
         *("inputs", "outputs", "regions", "tiles", "pixels", "seen", "groups", "first_tap"),
         *("taps", "lots", "out_blocks", "batch"),
@@ -53,6 +67,49 @@ def _drconv(architecture: int) -> Iterator[Build]:
             types={**types, "target": "*fp32", "bias": "constexpr"},
             constants={"BACK": True, **drconv.TILE},
         )
+
+
+def _drconv_depthwise(architecture: int) -> Iterator[Build]:
+    numbers = (
+        *_FILTER_NUMBERS,
+        *("tiles", "height", "width", "seen_height", "seen_width"),
+        *("numbers", "regions", "tables", "lots", "taps"),
+    )
+    filters = ("coefficient", "table", "bias", "slope", "d_factor", "d_table")
+    # At whole blocks of channels a load is of several numbers.
+    whole = {"channels": 128, "of_tap": 128, "of_term": 9 * 128}
+    shared = {"tables": 1, "of_own": 0, "term_factors": 1, "tap_factors": 0}
+    layers = {
+        "3 x 3": (pair(3), pair(1), {**whole, **shared}),
+        "3 x 3, stride 2": (pair(3), pair(2), {**whole, **shared}),
+        "3 x 3, own tables": (pair(3), pair(1), whole),
+        "5 x 5, odd channels": (pair(5), pair(1), {}),
+    }
+    of_kernel = {
+        "forward": ("product_kernel", {"BACK": False, **drconv_depthwise.PRODUCT_TILE}),
+        "image gradient": ("product_kernel", {"BACK": True, **drconv_depthwise.PRODUCT_TILE}),
+        "slopes": ("slope_kernel", drconv_depthwise.SLOPE_TILE),
+        "filters": ("filter_kernel", drconv_depthwise.FILTER_TILE),
+    }
+    for dtype in ("fp32", "bf16"):
+        types = {
+            **dict.fromkeys(numbers, "i32"),
+            **dict.fromkeys(("channels", "batch"), "i32"),
+            **dict.fromkeys(filters, "*fp32"),
+            **dict.fromkeys(("source", "target", "gradient", "image"), f"*{dtype}"),
+            "mask": "*u8",
+        }
+        for layer, (kernel, stride, sizes) in layers.items():
+            geometry = Geometry(kernel=kernel, stride=stride, padding=(kernel[0] // 2,) * 2)
+            shape = {**drconv_depthwise.geometry_arguments(geometry), **sizes}
+            for what, (name, constants) in of_kernel.items():
+                yield Build(
+                    kernel=(drconv_depthwise_kernels.__name__, name),
+                    what=f"{what}, {layer}, {dtype}",
+                    architecture=architecture,
+                    types={**types, "bias": "constexpr"} if constants.get("BACK") else types,
+                    constants={**shape, **constants},
+                )
 
 
 def _tvconv(architecture: int) -> Iterator[Build]:

@@ -1,9 +1,11 @@
 """A convolution by regions as kernels, for channels-last images.
 
 Pixels are sorted by region, without waiting for the device; no filter and no region's response is
-ever in memory. Each function says by None where it did nothing and torch has to do the work.
+ever in memory. Depthwise layers have `drconv_depthwise.py`. Each function says by None where it did
+nothing and torch has to do the work.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +13,9 @@ from torch import Tensor
 
 from trainer.layers.drconv.geometry import Geometry
 from trainer.layers.drconv.parts import Filters, Gradients
+from trainer.layers.kernels import drconv_depthwise
 from trainer.layers.kernels.drconv_kernels import filter_kernel, product_kernel, slope_kernel
+from trainer.layers.kernels.drconv_shared import Found, blocks, filter_arguments, slopes_from
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TILE: dict[str, Any] = {"ROWS": 64, "COLUMNS": 64, "DEPTH": 32, "num_warps": 8}
@@ -31,12 +35,14 @@ def forward(
     image: Tensor, mask: Tensor, filters: Filters, bias: Tensor | None, geometry: Geometry
 ) -> Tensor | None:
     """The output of `region_conv`, in the image's dtype."""
-    if not _suited(image, geometry):
+    if not _suited(image, filters, geometry):
         return None
     image = image.contiguous(memory_format=torch.channels_last)
-    outputs = filters.table.shape[2]
-    out = image.new_empty(len(image), *mask.shape[1:], outputs)
-    _multiply(image, out, _sort(mask, filters, image, geometry), filters, bias, geometry)
+    if _depthwise(filters, geometry):
+        out = drconv_depthwise.forward(image, mask, filters, bias, geometry)
+    else:
+        out = image.new_empty(len(image), *mask.shape[1:], filters.table.shape[2])
+        _multiply(image, out, _sort(mask, filters, image, geometry), filters, bias, geometry)
     return out.permute(0, 3, 1, 2)
 
 
@@ -51,12 +57,32 @@ def backward(
     wanted: tuple[bool, bool, bool, bool],
 ) -> Gradients | None:
     """The gradients that are `wanted` of image, guide, coefficient and table."""
-    if not _suited(image, geometry):
+    if not _suited(image, filters, geometry):
         return None
     image = image.contiguous(memory_format=torch.channels_last)
     gradient = gradient.to(image.dtype).contiguous(memory_format=torch.channels_last)
+    of = drconv_depthwise.backward if _depthwise(filters, geometry) else _backward
+    found = of(gradient, image, mask, filters, geometry, wanted=wanted)
+    d_guide = None
+    if found.slopes is not None:
+        slopes = found.slopes.view_as(guide)
+        weight = guide.float().softmax(1)
+        d_guide = weight * (slopes - (weight * slopes).sum(1, keepdim=True))
+        d_guide = d_guide.to(guide.dtype)
+    return Gradients(found.image, d_guide, found.coefficient, found.table)
+
+
+def _backward(
+    gradient: Tensor,
+    image: Tensor,
+    mask: Tensor,
+    filters: Filters,
+    geometry: Geometry,
+    *,
+    wanted: tuple[bool, bool, bool, bool],
+) -> Found:
     by_region = _sort(mask, filters, image, geometry)
-    d_image = d_guide = d_coefficient = d_table = None
+    d_image = slopes = d_coefficient = d_table = None
     if wanted[0]:
         # Each tap adds to what the ones before it left, in float32.
         wide = torch.zeros_like(image, dtype=torch.float32)
@@ -64,21 +90,23 @@ def backward(
             _multiply(gradient, wide, by_region, filters, None, geometry, back_tap=tap)
         d_image = wide.to(image.dtype)
     if wanted[1]:
-        slopes = _slopes(gradient, image, by_region, filters, geometry).view_as(guide)
-        weight = guide.float().softmax(1)
-        d_guide = weight * (slopes - (weight * slopes).sum(1, keepdim=True))
-        d_guide = d_guide.to(guide.dtype)
+        responses = partial(_responses, gradient, image, by_region, geometry=geometry)
+        slopes = slopes_from(responses, filters)
     if wanted[2] or wanted[3]:
         d_coefficient, d_table = _of_filters(gradient, image, by_region, filters, geometry)
-    return Gradients(d_image, d_guide, d_coefficient, d_table)
+    return Found(d_image, slopes, d_coefficient, d_table)
 
 
-def _blocks(number: int, size: int) -> int:
-    return -(-number // size)
+def _suited(image: Tensor, filters: Filters, geometry: Geometry) -> bool:
+    """Whether there is a kernel: not for other types, nor several outputs of one channel."""
+    alone = geometry.groups == image.shape[1]
+    return image.dtype in DTYPES and (_depthwise(filters, geometry) or not alone)
 
 
-def _suited(image: Tensor, geometry: Geometry) -> bool:
-    return image.dtype in DTYPES and geometry.groups < image.shape[1]
+def _depthwise(filters: Filters, geometry: Geometry) -> bool:
+    """Whether each output has an input of its own, and no other."""
+    _, _, outputs, inputs_of_group, _ = filters.table.shape
+    return inputs_of_group == 1 and outputs == geometry.groups
 
 
 def _sort(mask: Tensor, filters: Filters, image: Tensor, geometry: Geometry) -> _Sorted:
@@ -89,7 +117,7 @@ def _sort(mask: Tensor, filters: Filters, image: Tensor, geometry: Geometry) -> 
     counts = (flat[:, None] == numbers[:, None]).sum(2)
     starts = torch.zeros(batch, regions + 1, dtype=torch.int32, device=mask.device)
     starts[:, 1:] = counts.cumsum(1)
-    tiles = _blocks(flat.shape[1], TILE["ROWS"]) + min(regions, flat.shape[1])
+    tiles = blocks(flat.shape[1], TILE["ROWS"]) + min(regions, flat.shape[1])
     return _Sorted(order, starts, _places(image, geometry, mask), tiles)
 
 
@@ -108,22 +136,11 @@ def _places(image: Tensor, geometry: Geometry, mask: Tensor) -> Tensor:
 
 
 def _filter_arguments(filters: Filters, geometry: Geometry) -> dict[str, Any]:
-    """The tables, [own, terms, out, in, taps], and the coefficients, with their strides."""
-    coefficient, table = filters
-    strides = table.stride()
+    table = filters.table
     return {
-        "coefficient": coefficient,
-        "table": table,
-        "terms": table.shape[1],
-        "of_own": strides[0] if len(table) > 1 else 0,
-        "of_term": strides[1],
-        "of_out": strides[2],
-        "of_in": strides[3],
-        "of_tap": strides[4] if table.shape[4] > 1 else 0,
-        "sample_factors": coefficient.stride(0),
-        "region_factors": coefficient.stride(1),
-        "term_factors": coefficient.stride(2),
-        "tap_factors": coefficient.stride(3) if coefficient.shape[3] > 1 else 0,
+        **filter_arguments(filters),
+        "of_out": table.stride(2),
+        "of_in": table.stride(3),
         "inputs": table.shape[3],
         "outputs": table.shape[2] // geometry.groups,
     }
@@ -144,7 +161,7 @@ def _multiply(
     arguments = _filter_arguments(filters, geometry)
     columns = arguments["inputs" if back else "outputs"]
     batch, regions = filters.coefficient.shape[:2]
-    grid = (batch * by_region.tiles, _blocks(columns, TILE["COLUMNS"]), geometry.groups)
+    grid = (batch * by_region.tiles, blocks(columns, TILE["COLUMNS"]), geometry.groups)
     pixels = by_region.order.shape[1]
     seen = (target if back else source).numel() // batch // (arguments["inputs"] * geometry.groups)
     product_kernel[grid](
@@ -167,22 +184,15 @@ def _multiply(
     )
 
 
-def _slopes(
-    gradient: Tensor, image: Tensor, by_region: _Sorted, filters: Filters, geometry: Geometry
+def _responses(
+    gradient: Tensor, image: Tensor, by_region: _Sorted, filters: Filters, *, geometry: Geometry
 ) -> Tensor:
-    """q, [batch, m, pixels]: each region's filter's response against the output's gradient."""
-    shared = len(filters.table) == 1
-    asked = filters
-    if shared:  # one product with each table, for all regions: tables as if they were filters
-        ones = filters.coefficient.new_ones(1, 1, 1, 1).expand(
-            len(image), filters.table.shape[1], 1, 1
-        )
-        asked = Filters(ones, filters.table.transpose(0, 1))
-    numbers = asked.coefficient.shape[1]
+    """Each filter's response at each pixel against the output's gradient."""
+    numbers = filters.coefficient.shape[1]
     pixels = by_region.order.shape[1]
     found = torch.empty(len(image), numbers, pixels, dtype=torch.float32, device=image.device)
-    arguments = _filter_arguments(asked, geometry)
-    grid = (_blocks(pixels, TILE["ROWS"]), numbers, len(image))
+    arguments = _filter_arguments(filters, geometry)
+    grid = (blocks(pixels, TILE["ROWS"]), numbers, len(image))
     slope_kernel[grid](
         gradient,
         image,
@@ -195,7 +205,7 @@ def _slopes(
         taps=geometry.taps,
         **TILE,
     )
-    return torch.bmm(filters.coefficient[..., 0].float(), found) if shared else found
+    return found
 
 
 def _of_filters(
@@ -205,17 +215,16 @@ def _of_filters(
     arguments = _filter_arguments(filters, geometry)
     batch, regions, terms, factor_taps = filters.coefficient.shape
     lots, table = min(batch, LOTS), filters.table
-    blocks = (
-        _blocks(arguments["inputs"], TILE["DEPTH"]),
-        _blocks(arguments["outputs"], TILE["COLUMNS"]),
-    )
+    in_blocks = blocks(arguments["inputs"], TILE["DEPTH"])
+    out_blocks = blocks(arguments["outputs"], TILE["COLUMNS"])
+    parts = in_blocks * out_blocks * geometry.groups
     taps = geometry.taps
     # A program's own parts: of coefficients by block, group and tap; of tables by lot and tap.
-    d_factor = table.new_zeros(taps, blocks[0] * blocks[1] * geometry.groups, batch, regions, terms)
+    d_factor = table.new_zeros(taps, parts, batch, regions, terms)
     shape = (*table.shape[:4], taps)
     d_table = table.new_zeros(lots, *shape)
     strides = d_table.stride()
-    filter_kernel[(blocks[0] * blocks[1] * geometry.groups, taps, lots)](
+    filter_kernel[(parts, taps, lots)](
         gradient,
         image,
         d_factor,
@@ -235,7 +244,7 @@ def _of_filters(
         pixels=by_region.order.shape[1],
         seen=image.shape[2] * image.shape[3],
         groups=geometry.groups,
-        out_blocks=blocks[1],
+        out_blocks=out_blocks,
         **TILE,
     )
     by_tap = d_factor.sum(1).permute(1, 2, 3, 0)

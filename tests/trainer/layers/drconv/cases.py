@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from trainer.layers.drconv.geometry import Geometry, pair
+from trainer.layers.drconv.geometry import Geometry, Pair, pair
 from trainer.layers.drconv.parts import Filters
 
 
@@ -18,9 +18,9 @@ class Case:
     outputs: int = 4
     height: int = 7
     width: int = 5
-    kernel: int = 1
-    stride: int = 1
-    padding: int = 0
+    kernel: int | Pair = 1
+    stride: int | Pair = 1
+    padding: int | Pair = 0
     groups: int = 1
     regions: int = 3
     terms: int = 4

@@ -24,10 +24,48 @@ SMALL = {
         POINTWISE, batch=1, height=3, width=2, kernel=3, padding=1, own=True, coefficient_taps=9
     ),
 }
+# Tiles are of 16 to 64 pixels, blocks of 32 or 64 channels, 8 of what is asked, 16 tables.
+DEPTHWISE = replace(
+    POINTWISE,
+    inputs=37,
+    outputs=37,
+    groups=37,
+    height=5,
+    kernel=3,
+    padding=1,
+    table_taps=9,
+    regions=3,
+)
+SMALL |= {
+    "depthwise": DEPTHWISE,
+    "blocks of channels": replace(
+        DEPTHWISE, batch=1, inputs=70, outputs=70, groups=70, height=3, width=3
+    ),
+    "strided depthwise": replace(DEPTHWISE, height=7, width=6, stride=2),
+    "5x5, unpadded": replace(DEPTHWISE, batch=1, height=7, kernel=5, padding=0, table_taps=25),
+    "strided depthwise, 1x1": replace(DEPTHWISE, kernel=1, stride=2, padding=0, table_taps=1),
+    "uneven": replace(
+        DEPTHWISE, batch=1, kernel=(3, 2), stride=(1, 2), padding=(2, 1), table_taps=6
+    ),
+    "one table for all taps": replace(DEPTHWISE, table_taps=1),
+    "shared tables weighed by taps": replace(DEPTHWISE, coefficient_taps=9),
+    "more regions than pixels, depthwise": replace(DEPTHWISE, height=2, width=2, regions=9),
+    "many tables": replace(DEPTHWISE, height=2, width=3, terms=18),
+    "depthwise, own tables": replace(DEPTHWISE, own=True, table_taps=1, coefficient_taps=9),
+    "depthwise, own tables by taps": replace(DEPTHWISE, own=True, height=3),
+    "more own tables than lots": replace(
+        DEPTHWISE, batch=3, height=1, kernel=1, padding=0, own=True, table_taps=1, regions=65
+    ),
+}
 LARGER = {
     "pointwise": replace(CASES["pointwise"], batch=20, height=28, width=28, outputs=130),
     "3x3": replace(CASES["3x3"], batch=3, height=14, width=13, regions=8),
     "own tables": replace(CASES["own tables"], batch=5, height=14, width=14),
+    "depthwise": replace(DEPTHWISE, batch=70, height=28, width=27, regions=8, terms=8),
+    "strided depthwise": replace(CASES["strided depthwise"], batch=5, height=29, width=28),
+    "own tables, depthwise": replace(
+        CASES["own tables, depthwise"], batch=9, height=14, width=13, regions=8, terms=9
+    ),
 }
 
 
@@ -44,6 +82,8 @@ def results(module, case: Case, dtype: torch.dtype, device: str = "cpu") -> list
     found = module.backward(
         gradient, image, given["guide"], mask, filters, case.geometry, wanted=wanted
     )
+    assert out is not None
+    assert found is not None
     return [out.float(), *(tensor.float() for tensor in found if tensor is not None)]
 
 
@@ -51,6 +91,27 @@ def by_kernels(case: Case, dtype: torch.dtype) -> list[Tensor]:
     from trainer.layers.kernels import drconv
 
     return results(drconv, case, dtype)
+
+
+def works(case: Case, dtype: torch.dtype) -> bool:
+    """Whether the kernels do this, or leave it to torch."""
+    from trainer.layers.kernels import drconv
+
+    given = case.inputs_of(dtype)
+    mask = plain.choose_regions(given["guide"])
+    filters, geometry = filters_of(given), case.geometry
+    out = drconv.forward(given["image"], mask, filters, None, geometry)
+    found = drconv.backward(
+        given["gradient"],
+        given["image"],
+        given["guide"],
+        mask,
+        filters,
+        geometry,
+        wanted=(False, False, False, False),
+    )
+    assert (out is None) == (found is None)
+    return out is not None
 
 
 def check(found: list[Tensor], expected: list[Tensor], dtype: torch.dtype) -> None:
@@ -67,9 +128,27 @@ def test_interpreted_kernels_give_plain_torchs_numbers(interpreter: Interpreter,
     check(interpreter(by_kernels, SMALL[name], torch.float32), expected, torch.float32)
 
 
-def test_interpreted_kernels_take_half_precision(interpreter: Interpreter):
-    expected = results(plain, POINTWISE, torch.float16)
-    check(interpreter(by_kernels, POINTWISE, torch.float16), expected, torch.float16)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("pointwise", torch.float16),
+        ("depthwise", torch.float16),
+        ("depthwise", torch.bfloat16),
+        ("depthwise, own tables", torch.float16),
+    ],
+    ids=str,
+)
+def test_interpreted_kernels_take_half_precision(
+    interpreter: Interpreter, name: str, dtype: torch.dtype
+):
+    expected = results(plain, SMALL[name], dtype)
+    check(interpreter(by_kernels, SMALL[name], dtype), expected, dtype)
+
+
+def test_kernels_do_depthwise_layers_but_not_several_outputs_a_channel(interpreter: Interpreter):
+    assert interpreter(works, SMALL["strided depthwise, 1x1"], torch.float32)
+    assert not interpreter(works, CASES["two outputs a channel"], torch.float32)
+    assert not interpreter(works, SMALL["strided depthwise, 1x1"], torch.float64)
 
 
 @pytest.mark.gpu
