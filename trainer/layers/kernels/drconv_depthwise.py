@@ -1,9 +1,8 @@
 """A depthwise convolution by regions as kernels, for channels-last images; `drconv.py` calls it.
 
-Pixels are not sorted. A pixel's filter is made where it is used, from its region's coefficients:
-for 3x3 and 8 templates 81 products and sums an output, about what an H100 does in the time of
-reading and writing a float32 (67 Tflop/s, 3.35 TB/s). No filter and no region's response is ever in
-memory.
+Pixels are not sorted. A tile of pixels makes the filters of the regions in it where it uses them;
+made for each pixel, they would read tables eight times as often as the image. No filter and no
+region's response is ever in memory.
 """
 
 from functools import partial
@@ -21,8 +20,8 @@ from trainer.layers.kernels.drconv_depthwise_kernels import (
 )
 from trainer.layers.kernels.drconv_shared import Found, blocks, filter_arguments, slopes_from
 
-# 8 numbers a thread. Few channels, so that most threads of a warp load the same of the tables.
-PRODUCT_TILE: dict[str, Any] = {"PIXELS": 32, "CHANNELS": 32, "num_warps": 4}
+# 8 numbers a thread. Few channels and many pixels, which share what is made of the tables.
+PRODUCT_TILE: dict[str, Any] = {"PIXELS": 64, "CHANNELS": 16, "num_warps": 4}
 # 32 sums a thread, for 4 products of gradient and image and 2 numbers of filters at each tap.
 SLOPE_TILE: dict[str, Any] = {"PIXELS": 16, "NUMBERS": 8, "CHANNELS": 64, "num_warps": 8}
 FILTER_TILE: dict[str, Any] = {"PIXELS": 64, "TERMS": 16, "CHANNELS": 64, "num_warps": 8}

@@ -47,6 +47,13 @@ def _seer(y, x, tap, height, width, KERNEL_WIDTH: tl.constexpr, STRIDE_Y: tl.con
 
 @triton.jit
 @no_type_check
+def _range(region, there):
+    """The lowest region of the pixels that are there, and the one behind the highest."""
+    return tl.min(tl.where(there, region, 256), 0), tl.max(tl.where(there, region, -1), 0) + 1
+
+
+@triton.jit
+@no_type_check
 def product_kernel(
     source,
     target,
@@ -80,8 +87,8 @@ def product_kernel(
 ):
     """A tile of the output; or, going back, of the image's gradient, from all pixels that saw it.
 
-    `height` and `width` are the target's, the others the source's. A pixel's filter is made where
-    it is used, so the image is read once a tap and nothing but tables and coefficients beside it.
+    `height` and `width` are the target's, the others the source's. Regions are patches of an image:
+    a tile has few, and of each a filter is made at a tap, once for all of its pixels.
     """
     sample = (tl.program_id(0) // tiles).to(tl.int64)
     pixel = tl.program_id(0) % tiles * PIXELS + tl.arange(0, PIXELS)
@@ -89,13 +96,15 @@ def product_kernel(
     valid = pixel < height * width
     real = (channel < channels)[None, :]
     seen = seen_height * seen_width
-    regions = mask + sample * (seen if BACK else height * width)
     factors = coefficient + sample * sample_factors
     from_sample = source + sample * seen * channels
     if BACK:
+        regions = mask + sample * seen
         y = pixel // width + PADDING_Y
         x = pixel % width + PADDING_X
     else:
+        region = tl.load(mask + sample * height * width + pixel, mask=valid, other=0).to(tl.int32)
+        first, end = _range(region, valid)
         y = pixel // width * STRIDE_Y - PADDING_Y
         x = pixel % width * STRIDE_X - PADDING_X
     total = tl.zeros((PIXELS, CHANNELS), tl.float32)
@@ -104,26 +113,28 @@ def product_kernel(
             place, inside = _seer(
                 y, x, tap, seen_height, seen_width, KERNEL_WIDTH, STRIDE_Y, STRIDE_X
             )
+            inside = inside & valid
+            region = tl.load(regions + place, mask=inside, other=0).to(tl.int32)
+            first, end = _range(region, inside)
         else:
             place, inside = _seen(y, x, tap, seen_height, seen_width, KERNEL_WIDTH)
-        inside = inside & valid
-        region = tl.load(regions + (place if BACK else pixel), mask=inside, other=0).to(tl.int32)
-        asked = inside[:, None] & real
+            inside = inside & valid
         at = (place * channels)[:, None] + channel[None, :]
-        value = tl.load(from_sample + at, mask=asked, other=0.0)
-        # Shared tables too are read a pixel: loads of the image's shape keep its layout.
-        by = _filter(
-            factors + tap * tap_factors,
-            region * region_factors,
-            inside,
-            table + tap * of_tap,
-            (region * of_own)[:, None] + channel[None, :],
-            asked,
-            terms,
-            term_factors,
-            of_term,
-        )
-        total += by * value.to(tl.float32)
+        value = tl.load(from_sample + at, mask=inside[:, None] & real, other=0.0).to(tl.float32)
+        for t in range(first, end):
+            number = t + tl.arange(0, 1)
+            by = _filter(
+                factors + tap * tap_factors,
+                number * region_factors,
+                number >= 0,
+                table + tap * of_tap,
+                (number * of_own)[:, None] + channel[None, :],
+                real,
+                terms,
+                term_factors,
+                of_term,
+            )
+            total += tl.where((region == t)[:, None], by * value, 0.0)
     if bias is not None:
         total += tl.load(bias + channel[None, :], mask=real, other=0.0).to(tl.float32)
     to = target + sample * height * width * channels

@@ -164,10 +164,10 @@ private:
         }
     }
 
-    // q of each region, from products with the tables that regions share or with their filters.
+    // q of each region, from products with its filter, or with tables that all regions share.
     void guide(int64_t b, int64_t u, const float* factors) {
         const float* image = given_.image + b * layer_.in_pixels() * layer_.groups;
-        if (layer_.own) {
+        if (layer_.own || layer_.coefficient_taps > 1) {
             products(u, image, filters_.data(), channels_.filter(), true, layer_.regions, q_);
         } else {
             products(u, image, channels_.tables(), channels_.table_size(), layer_.table_taps > 1,

@@ -76,6 +76,10 @@ CASES = {
     "strided depthwise": Case(
         inputs=8, outputs=8, groups=8, kernel=5, stride=2, padding=2, table_taps=25, regions=9
     ),
+    "weighed by taps": Case(kernel=3, padding=1, table_taps=9, coefficient_taps=9),
+    "depthwise, weighed by taps": Case(
+        inputs=6, outputs=6, groups=6, kernel=3, padding=1, table_taps=9, coefficient_taps=9
+    ),
     "two outputs a channel": Case(inputs=4, outputs=8, groups=4, kernel=3, padding=1, table_taps=9),
     "own tables": Case(inputs=34, outputs=33, regions=8, terms=9, own=True),
     "own tables, 3x3": Case(kernel=3, padding=1, groups=2, own=True, coefficient_taps=9, height=6),

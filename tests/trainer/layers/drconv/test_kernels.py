@@ -24,7 +24,7 @@ SMALL = {
         POINTWISE, batch=1, height=3, width=2, kernel=3, padding=1, own=True, coefficient_taps=9
     ),
 }
-# Tiles are of 16 to 64 pixels, blocks of 32 or 64 channels, 8 of what is asked, 16 tables.
+# Tiles are of 16 to 64 pixels, blocks of 16 to 64 channels, 8 of what is asked, 16 tables.
 DEPTHWISE = replace(
     POINTWISE,
     inputs=37,
