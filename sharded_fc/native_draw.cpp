@@ -75,12 +75,12 @@ void back_through(const Network& network, int64_t count, int32_t* __restrict row
 }
 
 // Writes the numbers at rows and columns; those beyond the size are walked on until they are back.
-template <class Walk>
+template <class Number, class Walk>
 void write_numbers(const Network& network, int64_t count, int32_t* row, int32_t* column,
-                   int64_t* number, Walk walk) {
-    const int64_t columns = network.columns, size = network.size;
+                   Number* number, Walk walk) {
+    const Number columns = Number(network.columns), size = Number(network.size);
     walk(network, count, row, column);
-    int64_t largest = 0;
+    Number largest = 0;
     for (int64_t i = 0; i < count; ++i) {
         number[i] = row[i] * columns + column[i];
         largest = std::max(largest, number[i]);
@@ -123,10 +123,11 @@ extern "C" void end_of_others(const Network* network, int64_t wanted, const int6
 namespace {
 
 // Sets the bits, counted from `first`, of the numbers at places in [begin, end).
+template <class Number>
 void mark(const Network& network, int64_t begin, int64_t end, int64_t first, uint64_t range,
           uint64_t* set) {
     int32_t row[SPAN], column[SPAN];
-    int64_t number[SPAN];
+    Number number[SPAN];
     for (; begin < end; begin += SPAN) {
         const int64_t many = std::min(end - begin, SPAN);
         int64_t r = begin / network.columns, c = begin % network.columns;
@@ -149,6 +150,7 @@ void mark(const Network& network, int64_t begin, int64_t end, int64_t first, uin
 // What is asked of `first_numbers`.
 struct Wanted {
     Network network;
+    const int64_t* step;  // with which the key is hashed on, if any
     int64_t count, others, first, last;
     const int64_t* known;
     int64_t num_known;
@@ -159,7 +161,8 @@ struct Wanted {
 // Writes those of the first `count` numbers that lie in [first, last), but the `known`, to `to` and
 // how many they are to `found`. With `others` the known do not count.
 extern "C" void first_numbers(Wanted* wanted) {
-    const Network& network = wanted->network;
+    Network network = wanted->network;
+    if (wanted->step) network.key = extend(network.key, uint64_t(*wanted->step));
     const int64_t first = wanted->first, last = wanted->last;
     int64_t count = wanted->count;
     if (wanted->others)
@@ -169,12 +172,14 @@ extern "C" void first_numbers(Wanted* wanted) {
     // Each thread has a set of its own: what a set costs must be little beside its numbers.
     const int64_t sets =
         std::clamp<int64_t>(count / std::max(LEAST, words / 4), 1, wanted->threads);
+    const bool short_numbers = network.rows * network.columns >> 32 == 0;
     const std::unique_ptr<uint64_t[]> memory(new uint64_t[sets * words]());
     uint64_t* const set = memory.get();
 #pragma omp parallel for num_threads(sets) schedule(static)
     for (int64_t part = 0; part < sets; ++part)
-        mark(network, count * part / sets, count * (part + 1) / sets, first, range,
-             set + part * words);
+        (short_numbers ? mark<uint32_t> : mark<int64_t>)(
+            network, count * part / sets, count * (part + 1) / sets, first, range,
+            set + part * words);
     for (int64_t part = 1; part < sets; ++part)
         for (int64_t i = 0; i < words; ++i) set[i] |= set[part * words + i];
     for (int64_t i = 0; i < wanted->num_known; ++i) {

@@ -31,6 +31,7 @@ def network(key: int, *, rounds: int, rows: int, columns: int, size: int) -> Net
 class _Wanted(ctypes.Structure):
     _fields_ = (
         ("network", Network),
+        ("step", ctypes.c_void_p),
         *((name, ctypes.c_int64) for name in ("count", "others", "first", "last")),
         ("known", ctypes.c_void_p),
         ("num_known", ctypes.c_int64),
@@ -40,34 +41,41 @@ class _Wanted(ctypes.Structure):
     )
 
 
-def first_numbers(
-    described: Network,
-    *,
-    count: int,
-    others: bool,
-    first: int,
-    last: int,
-    known: Int[Tensor, " known"],
-) -> Int[Tensor, " found"] | None:
-    """Those of the first `count` numbers in [first, last), ascending, but `known`.
+class FirstNumbers:
+    """The first numbers of a permutation; or of one a step, whose key is hashed on with it."""
 
-    With `others` of the first `count` that are not `known`. None if not done.
-    """
-    code = library() if known.is_cpu else None
-    if code is None:
-        return None
-    known = known.contiguous()
-    to = torch.empty(min(count, last - first) + _SLACK, dtype=torch.int64)
-    wanted = _Wanted(
-        described,
-        *(count, others, first, last),
-        known.data_ptr(),
-        known.shape[0],
-        to.data_ptr(),
-        torch.get_num_threads(),
-    )
-    code["first_numbers"](ctypes.byref(wanted))
-    return to.narrow(0, 0, wanted.found)
+    def __init__(self, described: Network) -> None:
+        self._wanted = _Wanted(described)
+
+    def within(
+        self,
+        first: int,
+        last: int,
+        *,
+        count: int,
+        others: bool,
+        known: Int[Tensor, " known"],
+        step: Int[Tensor, ""] | None = None,
+    ) -> Int[Tensor, " found"] | None:
+        """Those of the first `count` numbers in [first, last), ascending, but `known`.
+
+        With `others` of the first `count` that are not `known`. None if not done.
+        """
+        here = step is None or (step.is_cpu and step.dtype == torch.int64)
+        code = library() if known.is_cpu and here else None
+        if code is None:
+            return None
+        known = known.contiguous()
+        to = torch.empty(min(count, last - first) + _SLACK, dtype=torch.int64)
+        wanted = self._wanted
+        wanted.step = None if step is None else step.data_ptr()
+        wanted.count, wanted.others = count, others
+        wanted.first, wanted.last = first, last
+        wanted.known, wanted.num_known = known.data_ptr(), known.shape[0]
+        wanted.to = to.data_ptr()
+        wanted.threads = torch.get_num_threads()
+        code["first_numbers"](ctypes.byref(wanted))
+        return to.narrow(0, 0, wanted.found)
 
 
 def places(described: Network, number: Int[Tensor, " n"]) -> Int[Tensor, " n"] | None:

@@ -16,6 +16,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from sharded_fc.counter import extend, extend_int, key_of
+from sharded_fc.native_draw import FirstNumbers
 from sharded_fc.sampling.permutation import Permutation, without_known
 
 Quota = Literal["negatives", "peer"]
@@ -81,28 +82,50 @@ class Draw:
 
         `positives` are the distinct classes of the global batch, ascending.
         """
-        device = positives.device
+        if self.shuffled:
+            classes = self._shuffled_classes(step, start, stop, device=positives.device)
+            return without_known(classes, positives), self.rate
+        wanted, rate = self._wanted(len(positives))
+        first, last = start // self.block, -(-stop // self.block)
+        if self.drawn_blocks < last - first:
+            known = positives if self.block == 1 else positives[:0]
+            blocks = self._first_within(step, wanted, first, last, known)
+            if self.block == 1:
+                return blocks, rate
+        else:
+            permutation = self._permutation(step, positives.device)
+            number = torch.arange(first, last, device=positives.device)
+            peer = self.quota == "peer"
+            end = permutation.end_of_others(wanted, positives) if peer else wanted
+            blocks = number[permutation.inverse(number) < end]
+        return without_known(self._classes(blocks, start, stop), positives), rate
+
+    def _permutation(self, step: Tensor, device: torch.device) -> Permutation:
+        """Of the blocks; the step's own."""
         if step.is_cpu and device.type == "cpu":
             key = extend_int(self._key, int(step))
         else:  # without waiting for the device
             key = extend(self._key, step.to(device))
-        permutation = Permutation(self.num_blocks, key, device=device)
-        if self.shuffled:
-            classes = self._shuffled_classes(permutation, start, stop)
-            return without_known(classes, positives), self.rate
-        wanted, rate = self._wanted(len(positives))
+        return Permutation(self.num_blocks, key, device=device)
+
+    @cached_property
+    def _first_numbers(self) -> FirstNumbers:
+        """Of each step's permutation."""
+        base = Permutation(self.num_blocks, self._key, device=torch.device("cpu"))
+        return FirstNumbers(base.network)
+
+    def _first_within(
+        self, step: Tensor, wanted: int, first: int, last: int, known: Tensor
+    ) -> Tensor:
+        """Those of the first `wanted` blocks in [first, last), ascending, without the known."""
         peer = self.quota == "peer"
-        first, last = start // self.block, -(-stop // self.block)
-        if self.drawn_blocks < last - first:
-            known = positives if self.block == 1 else positives[:0]
-            blocks = permutation.first_within(wanted, first, last, without=known, others=peer)
-            if self.block == 1:
-                return blocks, rate
-        else:
-            number = torch.arange(first, last, device=device)
-            end = permutation.end_of_others(wanted, positives) if peer else wanted
-            blocks = number[permutation.inverse(number) < end]
-        return without_known(self._classes(blocks, start, stop), positives), rate
+        found = self._first_numbers.within(
+            first, last, count=wanted, others=peer, known=known, step=step
+        )
+        if found is not None:
+            return found
+        permutation = self._permutation(step, known.device)
+        return permutation.first_within(wanted, first, last, without=known, others=peer)
 
     def _wanted(self, positives: int) -> tuple[int, float]:
         """How many blocks to draw, with "peer" of those of no positive; q of what they hold."""
@@ -111,9 +134,11 @@ class Draw:
         wanted = max(self.count - positives, 0)
         return wanted, wanted / max(self.num_classes - positives, 1)
 
-    def _shuffled_classes(self, permutation: Permutation, start: int, stop: int) -> Tensor:
+    def _shuffled_classes(
+        self, step: Tensor, start: int, stop: int, *, device: torch.device
+    ) -> Tensor:
         """The drawn classes in [start, stop), where blocks are of places in the shuffled order."""
-        device = permutation.device
+        permutation = self._permutation(step, device)
         order = Permutation(self.num_classes, key_of(self.seed, ORDER), device=device)
         if self.drawn_blocks * self.block < stop - start:
             blocks = permutation.forward(torch.arange(self.drawn_blocks, device=device))

@@ -62,9 +62,8 @@ class Permutation:
         count.
         """
         if self.device.type == "cpu":
-            found = native_draw.first_numbers(
-                self._network, count=count, others=others, first=first, last=last, known=without
-            )
+            numbers = native_draw.FirstNumbers(self.network)
+            found = numbers.within(first, last, count=count, others=others, known=without)
             if found is not None:
                 return found
         if others:
@@ -76,7 +75,7 @@ class Permutation:
     def inverse(self, number: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
         """The places of numbers in [0, size), both int64."""
         if self.device.type == "cpu":
-            found = native_draw.places(self._network, number)
+            found = native_draw.places(self.network, number)
             if found is not None:
                 return found
         return self._walk(number, range(ROUNDS - 1, -1, -1), sign=-1)
@@ -84,7 +83,7 @@ class Permutation:
     def end_of_others(self, wanted: int, known: Int[Tensor, " known"]) -> int:
         """The place behind the first `wanted` numbers that are not among the distinct `known`."""
         if self.device.type == "cpu":
-            found = native_draw.end_of_others(self._network, wanted, known=known)
+            found = native_draw.end_of_others(self.network, wanted, known=known)
             if found is not None:
                 return found
         # Before the k-th of the known there are place - k others.
@@ -93,7 +92,8 @@ class Permutation:
         return wanted + int((before < wanted).sum())
 
     @cached_property
-    def _network(self) -> native_draw.Network:
+    def network(self) -> native_draw.Network:
+        """As compiled code knows it; for a key on the host."""
         return native_draw.network(
             int(self._key), rounds=ROUNDS, rows=self._rows, columns=self._columns, size=self.size
         )
