@@ -58,7 +58,7 @@ def time_heads(clock: Clock, dtypes: Dtypes) -> dict[Hashable, float]:
     for step in steps:  # writes the rows' first values
         step()
     return {
-        shape: clock.seconds(step, least_s=LONG_S, least_calls=1, warm=0)
+        shape: clock.seconds(step, least_s=LONG_S, least_calls=2, warm=1)
         for shape, step in zip(shapes, steps, strict=True)
     }
 
