@@ -1,7 +1,10 @@
 """The few exchanges the head makes between ranks, over one process group or none.
 
-Everything here moves values; nothing knows what a class or a margin is. Without a group the same
-calls work on one rank and communicate nothing.
+Everything here moves values; nothing knows what a class or a margin is. Without a group, and in a
+group of one, the same calls communicate nothing. That saves more than a copy: gloo copies large
+tensors in threads of its own, each of which gets a team of OpenMP threads, and once there are more
+of those than cores every parallel region of the process waits asleep for its threads (libgomp's
+throttled spin count).
 """
 
 from collections.abc import Callable
@@ -42,7 +45,7 @@ class Ranks:
 
     def all_gather(self, tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
         """Stack every rank's `tensor` (one shape everywhere) along a new first axis."""
-        if self.group is None:
+        if self.size == 1:
             return tensor.unsqueeze(0)
         gathered = tensor.new_empty(self.size * tensor.shape[0], *tensor.shape[1:])
         _all_gather(gathered, tensor.contiguous(), group=self.group)
@@ -52,7 +55,7 @@ class Ranks:
         self, tensor: Shaped[Tensor, "..."]
     ) -> Callable[[], Shaped[Tensor, "..."]]:
         """Begin `all_gather`; the call it returns waits for the result."""
-        if self.group is None:
+        if self.size == 1:
             return lambda: tensor.unsqueeze(0)
         sent = tensor.contiguous()
         gathered = tensor.new_empty(self.size * tensor.shape[0], *tensor.shape[1:])
@@ -67,7 +70,7 @@ class Ranks:
 
     def reduce_scatter(self, tensor: Float[Tensor, "world rows dim"]) -> Float[Tensor, "rows dim"]:
         """The sum over ranks of slice `rank` of `tensor`."""
-        if self.group is None:
+        if self.size == 1:
             return tensor[0]
         mine = tensor.new_empty(tensor.shape[1:])
         _reduce_scatter(mine, tensor.flatten(0, 1), group=self.group)
@@ -78,7 +81,7 @@ class Ranks:
 
         Goes over gloo where the group has it, so that an accelerator's queue is not waited for.
         """
-        if self.group is None:
+        if self.size == 1 or self.group is None:
             return [values]
         where = "cpu" if "gloo" in dist.get_backend_config(self.group) else device
         return self.all_gather(torch.tensor(values, dtype=torch.int64, device=where)).tolist()

@@ -66,3 +66,34 @@ def test_a_head_lives_in_the_group_it_is_given(ranks):
     assert outside is None
     assert (first[0], second[0]) == (3, 2)
     assert first[1] == second[1]
+
+
+def alone(kind):
+    from unittest import mock
+
+    import torch.distributed as dist
+
+    from sharded_fc import ShardedHead, collectives
+    from sharded_fc.margins import CosFace
+    from sharded_fc.pool import PoolHead, PoolView
+
+    assert dist.get_world_size() == 1
+    refused = mock.Mock(side_effect=AssertionError("a collective"))
+    leaf = torch.ones(4, 8, requires_grad=True)
+    label = torch.arange(4)
+    options = {"margin": CosFace(0.3), "scale": 8.0}
+    with mock.patch.multiple(collectives, _all_gather=refused, _reduce_scatter=refused):
+        if kind == "centres":
+            head = ShardedHead(9, 8, learning_rate=0.1, **options)
+            head(leaf, label).loss.backward()
+        else:
+            pool = PoolHead(9, 8, slots=4, **options)
+            view = PoolView(leaf, torch.ones(4, 8), label)
+            pool(view, view).loss.backward()
+    assert leaf.grad is not None
+    return leaf.grad.abs().sum().item()
+
+
+@pytest.mark.parametrize("kind", ["centres", "pool"])
+def test_a_group_of_one_communicates_nothing(ranks, kind):
+    assert ranks(1).run(alone, kind)[0] > 0.0
