@@ -9,7 +9,9 @@ _FOLDER = Path(__file__).parent
 HEAD = Native(
     name="head",
     user="the head runs",
-    sources=tuple(_FOLDER / f"native_{name}.cpp" for name in ("rows", "tile", "draw", "near")),
+    sources=tuple(
+        _FOLDER / f"native_{name}.cpp" for name in ("rows", "tile", "draw", "near", "products")
+    ),
     headers=(_FOLDER / "native_types.h",),
 )
 

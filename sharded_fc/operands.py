@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sharded_fc import huge_pages, native_tile
+from sharded_fc import huge_pages, native_products, native_tile
 from sharded_fc.targets import SHORTEST
 from sharded_fc.tile import Weights
 
@@ -140,7 +140,8 @@ class Operands:
     ) -> None:
         """Add a chunk's share of the embedding gradient."""
         if not self._low:
-            total.addmm_(gradient.t(), rows)
+            if not native_products.multiply(gradient.t(), rows, out=total, add=True):
+                total.addmm_(gradient.t(), rows)
             return
         share = self._multiply(self._rounded(gradient).t(), rows, self._low_embedding_gradient)
         if self.unit:
@@ -166,7 +167,7 @@ class Operands:
         """The rows' gradients, in the working dtype or as the product left them."""
         out = self._row_gradient[: len(gradient)]
         if not self._low:
-            return torch.mm(gradient, self.embedding, out=out)
+            return self._multiply(gradient, self.embedding, out)
         low = self._multiply(
             self._rounded(gradient),
             self.embedding,
@@ -183,6 +184,8 @@ class Operands:
     def _multiply(self, left: Tensor, right: Tensor, out: Tensor) -> Tensor:
         if self._wide_output:
             return torch.mm(left, right, out_dtype=out.dtype, out=out)
+        if native_products.multiply(left, right, out=out):
+            return out
         return torch.mm(left, right, out=out)
 
 
