@@ -101,7 +101,8 @@ def test_an_object_may_be_read_by_who_may_not_list(stored, remote):
 def test_a_storage_that_is_busy_is_asked_again(stored, remote, waits):
     stored.store.faults["bucket/faces/a.tar"] = [503, 500]
     assert read(remote, stored.address("faces/a.tar")) == CONTENT
-    assert waits == [1.0, 2.0]
+    # gcsfs may look twice at once, and meet both refusals in one try.
+    assert waits in ([1.0], [1.0, 2.0]) if stored.scheme == "gs" else waits == [1.0, 2.0]
     waits.clear()
     stored.store.faults |= {"bucket/faces/": [503], "bucket/faces": [503]}
     assert len(remote.tars_below(stored.address("faces/"))) == 3
